@@ -1,1 +1,7 @@
-//! placeholder
+//! Load for a Ringest server, and the books to prove afterwards what became of it.
+pub mod corpus;
+mod draw;
+pub mod flight;
+pub mod latency;
+pub mod replies;
+pub mod schedule;
