@@ -3,5 +3,8 @@ pub mod corpus;
 mod draw;
 pub mod flight;
 pub mod latency;
+pub mod ledger;
+pub mod ranges;
+pub mod reconcile;
 pub mod replies;
 pub mod schedule;
