@@ -1,0 +1,209 @@
+//! Sockets as both backends and the generator need them: listen, connect, and what a connection is asked.
+//!
+//! It keeps no connection and decides nothing about one.
+
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+/// One non-blocking listener per shard, all on the same address; the kernel deals connections among them by hash.
+///
+/// With port 0 the kernel chooses, once for all. Connections inherit TCP_NODELAY. Fails with `AddrInUse`, and says so in
+/// words, if another process listens there, even one that would be willing to share: it would silently take a part of
+/// the connections.
+pub fn listen_sharded(addr: SocketAddr, backlog: i32, shard_count: usize) -> io::Result<Vec<TcpListener>> {
+    assert!(shard_count > 0, "somebody has to listen");
+    let first = tcp_socket(addr)?;
+    // Bound before it is willing to share, so that the bind fails if anyone is there, and shared from then on: there
+    // is no moment in which another process could come in between.
+    first.bind(&addr.into()).map_err(|err| explain_bind(addr, err))?;
+    first.set_reuse_port(true)?;
+    first.listen(backlog)?;
+    let first = TcpListener::from(first);
+    let addr = first.local_addr()?;
+
+    let mut listeners = vec![first];
+    for _ in 1..shard_count {
+        let next = tcp_socket(addr)?;
+        next.set_reuse_port(true)?;
+        next.bind(&addr.into()).map_err(|err| explain_bind(addr, err))?;
+        next.listen(backlog)?;
+        listeners.push(next.into());
+    }
+    Ok(listeners)
+}
+
+/// A single listener, as [`listen_sharded`] makes them.
+pub fn listen(addr: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    Ok(listen_sharded(addr, backlog, 1)?.remove(0))
+}
+
+/// A connection that is waiting on a non-blocking listener, itself non-blocking; `WouldBlock` if there is none.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let (connection, _peer) = SockRef::from(&listener).accept4(flags)?;
+    Ok(connection.into())
+}
+
+/// Connects, waiting for the peer's answer; the connection is non-blocking and does not delay small writes.
+pub fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(addr)?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// What has arrived, at most `buf` full; 0 is the end of the stream.
+pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    (&*SockRef::from(&fd)).read(buf)
+}
+
+/// Sends what there is room for. A peer that is gone is an error here, never a SIGPIPE.
+pub fn send(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
+    SockRef::from(&fd).send_with_flags(buf, libc::MSG_NOSIGNAL)
+}
+
+/// Ends one direction or both. It also ends a receive that is armed on a ring, which closing alone does not.
+pub fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
+    SockRef::from(&fd).shutdown(how)
+}
+
+/// Who is at the other end.
+pub fn peer_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    let addr = SockRef::from(&fd).peer_addr()?;
+    addr.as_socket()
+        .ok_or_else(|| io::Error::other("the peer has no internet address"))
+}
+
+/// Makes the close a reset: what was not sent is dropped, and the port does not linger in TIME_WAIT.
+pub fn set_linger_zero(fd: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&fd).set_linger(Some(Duration::ZERO))
+}
+
+fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
+    // Close-on-exec is the crate's default.
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    // A restart must not wait for the last run's connections to leave TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+fn explain_bind(addr: SocketAddr, err: io::Error) -> io::Error {
+    let reason = match err.kind() {
+        io::ErrorKind::AddrInUse => "another process already listens there; stop it or choose another port",
+        io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one",
+        _ => return err,
+    };
+    io::Error::new(err.kind(), format!("cannot listen on {addr}: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    const ANY_PORT: &str = "127.0.0.1:0";
+
+    fn pair() -> (TcpStream, OwnedFd) {
+        let listener = listen(ANY_PORT.parse().unwrap(), 16).unwrap();
+        let client = connect(listener.local_addr().unwrap()).unwrap();
+        let server = accept(listener.as_fd()).unwrap();
+        (client, server)
+    }
+
+    fn until_ready<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match attempt() {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                other => return other,
+            }
+        }
+    }
+
+    #[test]
+    fn shards_share_one_port_and_all_get_connections() {
+        let listeners = listen_sharded(ANY_PORT.parse().unwrap(), 128, 4).unwrap();
+        let addr = listeners[0].local_addr().unwrap();
+        assert!(listeners.iter().all(|listener| listener.local_addr().unwrap() == addr));
+
+        let clients: Vec<_> = (0..128).map(|_| connect(addr).unwrap()).collect();
+        let accepted: Vec<usize> = listeners
+            .iter()
+            .map(|listener| std::iter::from_fn(|| accept(listener.as_fd()).ok()).count())
+            .collect();
+        assert_eq!(accepted.iter().sum::<usize>(), clients.len());
+        // The chance that a fair hash leaves one of four empty is 4 * (3/4)^128: one in 10^15.
+        assert!(accepted.iter().all(|&count| count > 0), "dealt {accepted:?}");
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_refused_in_words() {
+        let sharing = listen_sharded(ANY_PORT.parse().unwrap(), 16, 2).unwrap();
+        let selfish = TcpListener::bind(ANY_PORT).unwrap();
+        for addr in [sharing[0].local_addr().unwrap(), selfish.local_addr().unwrap()] {
+            let err = listen_sharded(addr, 16, 2).unwrap_err();
+            assert_eq!(err.kind(), io::ErrorKind::AddrInUse);
+            assert!(
+                err.to_string()
+                    .contains(&format!("{addr}: another process already listens")),
+                "{err}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_port_can_be_taken_again_right_after_it_was_busy() {
+        let listener = listen(ANY_PORT.parse().unwrap(), 16).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let client = connect(addr).unwrap();
+        // The server closes first, so its end is the one in TIME_WAIT.
+        drop(accept(listener.as_fd()).unwrap());
+        drop(listener);
+        drop(client);
+        listen(addr, 16).unwrap();
+    }
+
+    #[test]
+    fn connections_do_not_block_delay_or_outlive_an_exec() {
+        let (client, server) = pair();
+        for fd in [client.as_fd(), server.as_fd()] {
+            assert_eq!(recv(fd, &mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            let socket = SockRef::from(&fd);
+            assert!(socket.tcp_nodelay().unwrap());
+            // SAFETY: F_GETFD takes no memory.
+            let flags = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&fd), libc::F_GETFD) };
+            assert_eq!(flags, libc::FD_CLOEXEC);
+        }
+    }
+
+    #[test]
+    fn bytes_cross_and_the_end_is_zero() {
+        let (client, server) = pair();
+        assert_eq!(send(client.as_fd(), b"hello").unwrap(), 5);
+        let mut buf = [0; 8];
+        assert_eq!(until_ready(|| recv(server.as_fd(), &mut buf)).unwrap(), 5);
+        assert_eq!(&buf[..5], b"hello");
+        assert_eq!(peer_addr(server.as_fd()).unwrap(), client.local_addr().unwrap());
+        shutdown(client.as_fd(), Shutdown::Write).unwrap();
+        assert_eq!(until_ready(|| recv(server.as_fd(), &mut buf)).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_close_without_linger_is_a_reset_and_sending_to_it_an_error() {
+        let (client, server) = pair();
+        set_linger_zero(client.as_fd()).unwrap();
+        drop(client);
+        let err = until_ready(|| recv(server.as_fd(), &mut [0])).unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(
+            send(server.as_fd(), b"x").unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
+    }
+}

@@ -1,0 +1,491 @@
+//! An io_uring ring with safe operations: start them, wait, take what happened.
+//!
+//! What the kernel works on is owned here until it has let go: buffers to be sent or written move in with the
+//! operation and move out with its event; buffers received into are lent out and given back. It has no policy: it
+//! re-arms nothing, retries nothing, and does not choose who may receive. The crate `io-uring` is named below this
+//! module and nowhere else.
+
+mod buf_ring;
+mod event;
+mod flight;
+mod probe;
+mod queues;
+mod setup;
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use io_uring::types::{Fd, FsyncFlags};
+use io_uring::{cqueue, opcode, squeue};
+
+pub use buf_ring::{Lease, SLACK};
+pub use event::Event;
+pub use flight::OpId;
+pub use probe::{Unavailable, probe};
+pub use setup::Setup;
+
+use buf_ring::BufRing;
+use flight::{Flight, Flights, Op};
+use queues::Queues;
+
+/// How large a ring is.
+#[derive(Debug, Clone, Copy)]
+pub struct RingConfig {
+    /// Operations handed to the kernel in one system call; more are handed over in several.
+    pub entries: u32,
+    /// Buffers to receive into: a power of two, at most 32768.
+    pub buf_count: usize,
+    /// Bytes of memory per buffer, of which the last [`SLACK`] are never filled. A multiple of 4096 keeps pages apart.
+    pub buf_len: usize,
+}
+
+/// What a ring has done since it was made.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct RingStats {
+    /// System calls made to submit and wait.
+    pub enters: u64,
+    /// Completions taken from the kernel.
+    pub completions: u64,
+    /// Turns in which the kernel had more completions than room for them.
+    pub cq_overflows: u64,
+    /// Receives that ended because no buffer was free.
+    pub enobufs: u64,
+    /// Accepts and receives that brought something and ended with it, to be armed again.
+    pub multishots_ended: u64,
+    /// Completions that belonged to nothing in flight. Other than zero is a fault.
+    pub stale: u64,
+}
+
+/// A ring, bound to the thread that made it.
+///
+/// Descriptors are looked up by the kernel when an operation is submitted, at the next [`wait`](Ring::wait): one that
+/// was closed and whose number was given away in between is the wrong one. From then on the operation keeps the file
+/// open by itself. [`close`](Ring::close) closes a descriptor late enough.
+///
+/// ```compile_fail
+/// fn for_any_thread<T: Send>() {}
+/// for_any_thread::<ringest_sys::ring::Ring>();
+/// ```
+pub struct Ring {
+    // Dropped in this order: first the kernel's end, then what the kernel had the address of.
+    queues: Queues,
+    flights: Flights,
+    bufs: BufRing,
+
+    /// Completions taken from the kernel and not yet handed out.
+    batch: VecDeque<cqueue::Entry>,
+    /// Buffers that are with the kernel and hold nothing yet.
+    free_buffers: usize,
+    /// Descriptors to be closed once everything queued before them has been submitted.
+    parting: Vec<OwnedFd>,
+    setup: Setup,
+    stats: RingStats,
+}
+
+/// The `user_data` of cancellations, which nobody waits for. No flight has it: slots end one number below.
+const CANCELLATION: u64 = u64::MAX;
+
+/// Workers per ring for file operations that block. One fdatasync and one write that fell back to blocking can be
+/// under way at once; the kernel's own limit would be 4 per processor, all of them on the ring thread's processor.
+const BLOCKING_WORKERS_MAX: u32 = 2;
+
+/// Workers per ring for operations without an end in sight. Sockets are polled instead, so one is plenty.
+const UNBOUNDED_WORKERS_MAX: u32 = 1;
+
+/// Completions the kernel has room for beside one per buffer and four turns of operations.
+const CQ_ENTRIES_MIN: u32 = 4096;
+
+impl Ring {
+    /// A ring for the calling thread, which must be pinned by then: the kernel's workers inherit its processors.
+    ///
+    /// Fails as the system call does; [`probe`] turns that into an explanation.
+    pub fn new(config: RingConfig) -> io::Result<Ring> {
+        let bufs = BufRing::new(config.buf_count, config.buf_len)?;
+        // A receive cannot overflow the queue: each of its completions holds a buffer until it is taken. What else is
+        // in flight at once is mostly sends; the kernel keeps what does not fit, at a price, and it shows in the stats.
+        let cq_entries = config
+            .entries
+            .saturating_mul(4)
+            .saturating_add(config.buf_count as u32)
+            .max(CQ_ENTRIES_MIN);
+        let (ring, setup) = setup::build(config.entries, cq_entries)?;
+        let queues = Queues::new(ring);
+        bufs.register(queues.submitter())?;
+        queues
+            .submitter()
+            .register_iowq_max_workers(&mut [BLOCKING_WORKERS_MAX, UNBOUNDED_WORKERS_MAX])?;
+        Ok(Ring {
+            queues,
+            flights: Flights::default(),
+            bufs,
+            batch: VecDeque::with_capacity(cq_entries as usize),
+            free_buffers: config.buf_count,
+            parting: Vec::new(),
+            setup,
+            stats: RingStats::default(),
+        })
+    }
+
+    /// Which setup the kernel took.
+    pub fn setup(&self) -> Setup {
+        self.setup
+    }
+
+    /// What this ring has done so far.
+    pub fn stats(&self) -> RingStats {
+        self.stats
+    }
+
+    /// Operations that have not ended, cancellations not counted.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Accepts connections until it is cancelled or fails: one [`Event::Accepted`] each.
+    pub fn accept(&mut self, listener: BorrowedFd<'_>, token: u64) -> OpId {
+        let entry = opcode::AcceptMulti::new(raw(listener))
+            .flags(libc::SOCK_CLOEXEC)
+            .build();
+        self.start_without_memory(Op::Accept, token, entry)
+    }
+
+    /// Receives until the stream ends, the buffers run out or it is cancelled: [`Event::Received`] or
+    /// [`Event::Starved`].
+    pub fn recv(&mut self, fd: BorrowedFd<'_>, token: u64) -> OpId {
+        let entry = opcode::RecvMulti::new(raw(fd), buf_ring::GROUP).build();
+        self.start_without_memory(Op::Recv, token, entry)
+    }
+
+    /// Tells each time the descriptor becomes readable, until it is cancelled: [`Event::Ready`]. Drain it before
+    /// waiting again, or the next time may not show.
+    pub fn watch(&mut self, fd: BorrowedFd<'_>, token: u64) -> OpId {
+        let entry = opcode::PollAdd::new(raw(fd), libc::POLLIN as u32).multi(true).build();
+        self.start_without_memory(Op::Watch, token, entry)
+    }
+
+    /// Sends the whole buffer: [`Event::Sent`]. Have one at a time in flight per connection; the kernel does not keep
+    /// several in order.
+    pub fn send(&mut self, fd: BorrowedFd<'_>, token: u64, buf: Vec<u8>) -> OpId {
+        let len = kernel_len(buf.len());
+        let entry = opcode::Send::new(raw(fd), buf.as_ptr(), len)
+            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+            .build();
+        self.start(
+            Flight {
+                op: Op::Send,
+                token,
+                buf,
+            },
+            entry,
+        )
+    }
+
+    /// Writes a part of the buffer to `offset` in a file: [`Event::Written`]. The range is for writes that must be
+    /// aligned in memory, which a `Vec` is not.
+    pub fn write(&mut self, fd: BorrowedFd<'_>, token: u64, buf: Vec<u8>, range: Range<usize>, offset: u64) -> OpId {
+        let bytes = &buf[range];
+        let entry = opcode::Write::new(raw(fd), bytes.as_ptr(), kernel_len(bytes.len()))
+            .offset(offset)
+            .build();
+        self.start(
+            Flight {
+                op: Op::Write,
+                token,
+                buf,
+            },
+            entry,
+        )
+    }
+
+    /// Makes what has been written durable: [`Event::Synced`]. It covers the writes that have completed by now, not
+    /// those in flight.
+    pub fn fdatasync(&mut self, fd: BorrowedFd<'_>, token: u64) -> OpId {
+        let entry = opcode::Fsync::new(raw(fd)).flags(FsyncFlags::DATASYNC).build();
+        self.start_without_memory(Op::Sync, token, entry)
+    }
+
+    /// Asks for an operation to end soon. It still ends with an event of its own, which may be a success that was
+    /// faster. One that has ended already is left alone.
+    pub fn cancel(&mut self, id: OpId) {
+        if self.flights.get(id).is_some() {
+            let entry = opcode::AsyncCancel::new(id.user_data()).build().user_data(CANCELLATION);
+            // SAFETY: a cancellation names no memory.
+            unsafe { self.queues.push(entry) };
+        }
+    }
+
+    /// Closes a descriptor after everything queued so far has been submitted. It does not end operations on it:
+    /// `shutdown` or [`cancel`](Ring::cancel) does.
+    pub fn close(&mut self, fd: OwnedFd) {
+        self.parting.push(fd);
+    }
+
+    /// Submits what was started and waits until there is something to tell or the time is up; without a timeout, for
+    /// ever. Returns at once if the last turn left events behind.
+    ///
+    /// An interrupted wait is an empty one. An error is one of the ring itself, such as `EBADF`, and is final.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        loop {
+            self.bufs.publish();
+            self.queues.fill();
+            let told_all = self.batch.is_empty() && !self.queues.is_overfull();
+            let outcome = if told_all {
+                self.queues.enter(1, timeout)
+            } else {
+                self.queues.enter(0, None)
+            };
+            self.stats.enters += 1;
+            self.collect();
+            match outcome {
+                Ok(()) if self.queues.is_submitted() => {
+                    self.parting.clear();
+                    return Ok(());
+                }
+                // The kernel has taken a part of the queue, so the next round gets further.
+                Ok(()) => {}
+                Err(err) if is_a_turn(&err) => return Ok(()),
+                Err(err) => return Err(err),
+            }
+        }
+    }
+
+    /// The next thing that happened, until the turn is told.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the ring is used between two events, so it cannot be borrowed"
+    )]
+    pub fn next(&mut self) -> Option<Event> {
+        loop {
+            let completion = self.batch.pop_front()?;
+            if completion.user_data() == CANCELLATION {
+                continue;
+            }
+            let event = self.translate(&completion);
+            if event.is_some() {
+                return event;
+            }
+            self.stats.stale += 1;
+        }
+    }
+
+    /// The bytes that were received.
+    pub fn lent(&self, lease: &Lease) -> &[u8] {
+        self.bufs.lent(lease)
+    }
+
+    /// The bytes that were received, to be worked on in place.
+    pub fn lent_mut(&mut self, lease: &mut Lease) -> &mut [u8] {
+        self.bufs.lent_mut(lease, 0)
+    }
+
+    /// The bytes that were received and behind them [`SLACK`] more without meaning.
+    pub fn lent_with_slack(&mut self, lease: &mut Lease) -> &mut [u8] {
+        self.bufs.lent_mut(lease, SLACK)
+    }
+
+    /// Gives a buffer back. The kernel sees it at the next [`wait`](Ring::wait), before what is submitted there.
+    pub fn release(&mut self, lease: Lease) {
+        self.bufs.take_back(lease);
+        self.free_buffers += 1;
+    }
+
+    /// Buffers that hold nothing and are not lent out.
+    pub fn free_buffers(&self) -> usize {
+        self.free_buffers
+    }
+
+    fn start(&mut self, flight: Flight, entry: squeue::Entry) -> OpId {
+        let id = self.flights.start(flight);
+        // SAFETY: the entry points into the buffer of the flight or to nothing. The buffer is neither moved, freed nor
+        // lent until the flight lands, which is after its last completion; if it is never reaped, `drop` leaks it.
+        unsafe { self.queues.push(entry.user_data(id.user_data())) };
+        id
+    }
+
+    fn start_without_memory(&mut self, op: Op, token: u64, entry: squeue::Entry) -> OpId {
+        self.start(
+            Flight {
+                op,
+                token,
+                buf: Vec::new(),
+            },
+            entry,
+        )
+    }
+
+    /// Takes the completions into the batch, all before any is acted upon: the kernel gets its room back early.
+    fn collect(&mut self) {
+        self.stats.cq_overflows += u64::from(self.queues.cq_overflows());
+        let told = self.batch.len();
+        self.queues.complete(&mut self.batch);
+        let fresh = self.batch.range(told..);
+        self.stats.completions += fresh.len() as u64;
+        self.free_buffers -= fresh
+            .filter(|completion| cqueue::buffer_select(completion.flags()).is_some())
+            .count();
+    }
+
+    fn translate(&mut self, completion: &cqueue::Entry) -> Option<Event> {
+        let id = OpId::from_user_data(completion.user_data());
+        let result = outcome(completion.result());
+        let more = cqueue::more(completion.flags());
+        let bid = cqueue::buffer_select(completion.flags());
+        let flight = self.flights.get(id)?;
+        let (op, token) = (flight.op, flight.token);
+        let buf = if more { Vec::new() } else { self.flights.land(id)?.buf };
+        Some(match op {
+            Op::Accept => {
+                self.stats.multishots_ended += u64::from(result.is_ok() && !more);
+                Event::Accepted {
+                    token,
+                    result: result.map(take_fd),
+                    more,
+                }
+            }
+            Op::Recv => self.received(token, result, bid, more),
+            Op::Watch => Event::Ready { token, more },
+            Op::Send => {
+                let sent_all = result.and_then(|sent| {
+                    if sent as usize == buf.len() {
+                        Ok(())
+                    } else {
+                        Err(cut_short())
+                    }
+                });
+                Event::Sent {
+                    token,
+                    buf,
+                    result: sent_all,
+                }
+            }
+            Op::Write => Event::Written {
+                token,
+                buf,
+                result: result.map(|written| written as usize),
+            },
+            Op::Sync => Event::Synced {
+                token,
+                result: result.map(drop),
+            },
+        })
+    }
+
+    fn received(&mut self, token: u64, result: io::Result<u32>, bid: Option<u16>, more: bool) -> Event {
+        let len = *result.as_ref().unwrap_or(&0);
+        assert!(len == 0 || bid.is_some(), "received bytes come in a buffer");
+        // SAFETY: the buffer is named by the completion in hand, and every completion passes here once.
+        let lease = bid.map(|bid| unsafe { self.bufs.lease(bid, len) });
+        match (result, lease) {
+            (Ok(1..), Some(lease)) => {
+                self.stats.multishots_ended += u64::from(!more);
+                Event::Received {
+                    token,
+                    result: Ok(Some(lease)),
+                    more,
+                }
+            }
+            (other, lease) => {
+                // The end of the stream and errors can come with a buffer, which nobody else would give back.
+                if let Some(lease) = lease {
+                    self.release(lease);
+                }
+                self.ended(token, other, more)
+            }
+        }
+    }
+
+    fn ended(&mut self, token: u64, result: io::Result<u32>, more: bool) -> Event {
+        match result {
+            Err(err) if err.raw_os_error() == Some(libc::ENOBUFS) => {
+                self.stats.enobufs += 1;
+                Event::Starved { token }
+            }
+            other => Event::Received {
+                token,
+                result: other.map(|_| None),
+                more,
+            },
+        }
+    }
+}
+
+/// How long a ring that is dropped waits for the kernel to let go. Cancelled operations end at once; a write or a sync
+/// that has reached the disk cannot be cancelled and takes as long as the disk.
+const REAP_MAX: Duration = Duration::from_secs(5);
+
+/// How long one round of that waits before asking again: a request on its way between two queues is not found by a
+/// cancellation that passes at that moment.
+const REAP_ROUND: Duration = Duration::from_millis(100);
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        let unsubmitted: Vec<squeue::Entry> = self.queues.unsubmit().collect();
+        for entry in unsubmitted {
+            let _never_started = self.flights.land(OpId::from_user_data(entry.get_user_data()));
+        }
+        if !self.reap() {
+            // The kernel may still read or write this memory, so it is never freed.
+            mem::forget(mem::take(&mut self.flights));
+            self.bufs.leak();
+        }
+    }
+}
+
+impl Ring {
+    /// Cancels everything and takes the completions, closing connections that were accepted and never seen. False if
+    /// the kernel has not let go of everything in time.
+    fn reap(&mut self) -> bool {
+        let deadline = Instant::now() + REAP_MAX;
+        loop {
+            while let Some(_unseen) = self.next() {}
+            if self.flights.len() == 0 {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            // Neither outcome ends the round early: what could not be found or stopped has yet to complete, and a ring
+            // that fails for good ends at the deadline.
+            let _unstopped = self.queues.cancel_all(REAP_ROUND);
+            let _failed = self.wait(Some(REAP_ROUND));
+        }
+    }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> Fd {
+    Fd(fd.as_raw_fd())
+}
+
+fn kernel_len(len: usize) -> u32 {
+    // The kernel counts completions in an i32.
+    assert!(len <= i32::MAX as usize, "one operation moves less than 2 GiB");
+    len as u32
+}
+
+/// A completion's result: what was done, or which errno.
+fn outcome(result: i32) -> io::Result<u32> {
+    u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}
+
+fn take_fd(number: u32) -> OwnedFd {
+    // SAFETY: an accept completed with this descriptor: it is new, and this is the one place that hears of it.
+    unsafe { OwnedFd::from_raw_fd(number as i32) }
+}
+
+/// MSG_WAITALL makes the kernel go on until all is sent, so fewer bytes than asked mean that it could not.
+fn cut_short() -> io::Error {
+    io::Error::new(io::ErrorKind::WriteZero, "the connection broke while sending")
+}
+
+/// Waits that end without an event and are no fault: the time is up, a signal came, or the kernel wants its
+/// completions taken before it gives more.
+fn is_a_turn(err: &io::Error) -> bool {
+    matches!(
+        err.raw_os_error(),
+        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+    )
+}

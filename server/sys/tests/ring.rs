@@ -1,0 +1,601 @@
+//! Every operation of a ring, end to end, against the running kernel.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use ringest_sys::event_fd::EventFd;
+use ringest_sys::net;
+use ringest_sys::ring::{Event, Lease, Ring, RingConfig, SLACK, probe};
+
+const SMALL: RingConfig = RingConfig {
+    entries: 8,
+    buf_count: 4,
+    buf_len: 4096,
+};
+
+/// What a small ring's buffer holds.
+const CHUNK: usize = 4096 - SLACK;
+
+/// Longer than anything here takes on a loaded machine; a test that waits this long has failed.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Long enough for what must not happen to happen.
+const QUIET: Duration = Duration::from_millis(50);
+
+fn ring() -> Ring {
+    Ring::new(SMALL).unwrap()
+}
+
+fn next(ring: &mut Ring) -> Event {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(event) = ring.next() {
+            return event;
+        }
+        assert!(Instant::now() < deadline, "nothing happened");
+        ring.wait(Some(LIMIT)).unwrap();
+    }
+}
+
+fn assert_quiet(ring: &mut Ring) {
+    let deadline = Instant::now() + QUIET;
+    while Instant::now() < deadline {
+        ring.wait(Some(QUIET)).unwrap();
+        if let Some(event) = ring.next() {
+            panic!("unexpected: {event:?}");
+        }
+    }
+}
+
+/// The bytes of a receive that goes on.
+fn lease(event: Event) -> Lease {
+    match event {
+        Event::Received {
+            result: Ok(Some(lease)),
+            ..
+        } => lease,
+        other => panic!("no bytes: {other:?}"),
+    }
+}
+
+fn received(ring: &mut Ring) -> Vec<u8> {
+    let lease = lease(next(ring));
+    let bytes = ring.lent(&lease).to_vec();
+    ring.release(lease);
+    bytes
+}
+
+fn descriptors_open() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn the_self_test_passes_here() {
+    probe().unwrap();
+}
+
+#[test]
+fn one_accept_brings_every_connection() {
+    let mut ring = ring();
+    let listener = net::listen("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+    ring.accept(listener.as_fd(), 5);
+    ring.wait(Some(Duration::ZERO)).unwrap();
+
+    for _ in 0..3 {
+        let client = net::connect(listener.local_addr().unwrap()).unwrap();
+        match next(&mut ring) {
+            Event::Accepted {
+                token: 5,
+                result: Ok(fd),
+                more: true,
+            } => {
+                assert_eq!(net::peer_addr(fd.as_fd()).unwrap(), client.local_addr().unwrap());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn accepting_from_what_does_not_listen_ends_with_an_error() {
+    let mut ring = ring();
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    ring.accept(ours.as_fd(), 5);
+    assert!(matches!(
+        next(&mut ring),
+        Event::Accepted {
+            token: 5,
+            result: Err(_),
+            more: false
+        }
+    ));
+    assert_eq!(ring.in_flight(), 0);
+}
+
+#[test]
+fn one_receive_brings_a_stream_to_its_end() {
+    let mut ring = ring();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    ring.recv(ours.as_fd(), 9);
+    for chunk in [b"first".as_slice(), b"second"] {
+        theirs.write_all(chunk).unwrap();
+        assert_eq!(received(&mut ring), chunk);
+    }
+    drop(theirs);
+    assert!(matches!(
+        next(&mut ring),
+        Event::Received {
+            token: 9,
+            result: Ok(None),
+            more: false
+        }
+    ));
+    assert_eq!((ring.in_flight(), ring.free_buffers()), (0, 4));
+}
+
+#[test]
+fn more_bytes_than_all_buffers_hold_arrive_in_order() {
+    let mut ring = ring();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let sent: Vec<u8> = (0..500_000_u32).map(|index| (index / 7) as u8).collect();
+    let expected = sent.clone();
+    let writer = std::thread::spawn(move || theirs.write_all(&sent).unwrap());
+
+    let mut arrived = Vec::new();
+    ring.recv(ours.as_fd(), 0);
+    loop {
+        match next(&mut ring) {
+            Event::Received {
+                result: Ok(Some(lease)),
+                more,
+                ..
+            } => {
+                assert!(lease.len() <= CHUNK);
+                arrived.extend_from_slice(ring.lent(&lease));
+                ring.release(lease);
+                if !more {
+                    ring.recv(ours.as_fd(), 0);
+                }
+            }
+            Event::Received { result: Ok(None), .. } => break,
+            Event::Starved { .. } => drop(ring.recv(ours.as_fd(), 0)),
+            other => panic!("{other:?}"),
+        }
+    }
+    writer.join().unwrap();
+    assert!(
+        arrived == expected,
+        "{} bytes of {} arrived, or others",
+        arrived.len(),
+        expected.len()
+    );
+}
+
+#[test]
+fn a_receive_without_buffers_starves_and_goes_on_after_a_release() {
+    let mut ring = ring();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    ring.recv(ours.as_fd(), 3);
+    let mut held = Vec::new();
+    for index in 0..4_u8 {
+        theirs.write_all(&[index]).unwrap();
+        held.push(lease(next(&mut ring)));
+    }
+    assert_eq!(ring.free_buffers(), 0);
+
+    theirs.write_all(b"held back").unwrap();
+    assert!(matches!(next(&mut ring), Event::Starved { token: 3 }));
+    assert_eq!((ring.in_flight(), ring.stats().enobufs), (0, 1));
+    for (index, lease) in held.iter().enumerate() {
+        assert_eq!(ring.lent(lease), [index as u8], "a held buffer is not written to");
+    }
+
+    ring.release(held.remove(0));
+    assert_eq!(ring.free_buffers(), 1);
+    ring.recv(ours.as_fd(), 3);
+    assert_eq!(received(&mut ring), b"held back");
+    held.into_iter().for_each(|lease| ring.release(lease));
+    assert_eq!(ring.free_buffers(), 4);
+}
+
+#[test]
+fn a_reset_is_an_error_and_costs_no_buffer() {
+    let mut ring = ring();
+    let listener = net::listen("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+    let client = net::connect(listener.local_addr().unwrap()).unwrap();
+    let server = net::accept(listener.as_fd()).unwrap();
+    ring.recv(server.as_fd(), 1);
+    ring.wait(Some(Duration::ZERO)).unwrap();
+    net::set_linger_zero(client.as_fd()).unwrap();
+    drop(client);
+    match next(&mut ring) {
+        Event::Received {
+            token: 1,
+            result: Err(err),
+            more: false,
+        } => {
+            assert_eq!(err.kind(), ErrorKind::ConnectionReset);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((ring.in_flight(), ring.free_buffers()), (0, 4));
+}
+
+#[test]
+fn received_bytes_can_be_changed_in_place_and_read_past_their_end() {
+    let mut ring = ring();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    ring.recv(ours.as_fd(), 0);
+    theirs.write_all(&[b'x'; CHUNK]).unwrap();
+    let mut lease = lease(next(&mut ring));
+    assert_eq!(lease.len(), CHUNK, "a buffer is filled to its slack");
+    let with_slack = ring.lent_with_slack(&mut lease);
+    assert_eq!(with_slack.len(), CHUNK + SLACK);
+    with_slack[CHUNK..].fill(b'!');
+    ring.lent_mut(&mut lease)[0] = b'y';
+    assert_eq!(&ring.lent(&lease)[..2], b"yx");
+    ring.release(lease);
+}
+
+#[test]
+fn a_cancelled_receive_ends_with_an_event_and_takes_no_more() {
+    let mut ring = ring();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let op = ring.recv(ours.as_fd(), 4);
+    ring.wait(Some(Duration::ZERO)).unwrap();
+    ring.cancel(op);
+    match next(&mut ring) {
+        Event::Received {
+            token: 4,
+            result: Err(err),
+            more: false,
+        } => {
+            assert_eq!(err.raw_os_error(), Some(libc::ECANCELED));
+        }
+        other => panic!("{other:?}"),
+    }
+    theirs.write_all(b"too late").unwrap();
+    assert_quiet(&mut ring);
+    ring.cancel(op);
+    assert_quiet(&mut ring);
+
+    ring.recv(ours.as_fd(), 4);
+    assert_eq!(received(&mut ring), b"too late");
+}
+
+#[test]
+fn a_shutdown_ends_an_armed_receive() {
+    let mut ring = ring();
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    ring.recv(ours.as_fd(), 4);
+    ring.wait(Some(Duration::ZERO)).unwrap();
+    net::shutdown(ours.as_fd(), Shutdown::Both).unwrap();
+    assert!(matches!(
+        next(&mut ring),
+        Event::Received {
+            token: 4,
+            result: Ok(None),
+            more: false
+        }
+    ));
+}
+
+#[test]
+fn a_send_is_whole_even_if_the_peer_reads_slowly() {
+    let mut ring = ring();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    // Far beyond what a socket buffers.
+    let buf: Vec<u8> = (0..4_000_000_u32).map(|index| (index / 11) as u8).collect();
+    let expected = buf.clone();
+    ring.send(ours.as_fd(), 8, buf);
+    assert_quiet(&mut ring);
+
+    let reader = std::thread::spawn(move || {
+        let mut arrived = vec![0; expected.len()];
+        theirs.read_exact(&mut arrived).unwrap();
+        assert!(arrived == expected);
+    });
+    match next(&mut ring) {
+        Event::Sent {
+            token: 8,
+            buf,
+            result: Ok(()),
+        } => assert_eq!(buf.len(), 4_000_000),
+        other => panic!("{other:?}"),
+    }
+    reader.join().unwrap();
+}
+
+#[test]
+fn a_send_to_a_peer_that_is_gone_fails_without_a_signal_and_returns_the_buffer() {
+    let mut ring = ring();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(theirs);
+    ring.send(ours.as_fd(), 8, b"hello".to_vec());
+    match next(&mut ring) {
+        Event::Sent {
+            token: 8,
+            buf,
+            result: Err(err),
+        } => {
+            assert_eq!(
+                (buf.as_slice(), err.kind()),
+                (b"hello".as_slice(), ErrorKind::BrokenPipe)
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_send_cut_off_in_the_middle_is_an_error() {
+    let mut ring = ring();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ring.send(ours.as_fd(), 8, vec![b'x'; 4_000_000]);
+    assert_quiet(&mut ring);
+    drop(theirs);
+    match next(&mut ring) {
+        Event::Sent {
+            token: 8,
+            buf,
+            result: Err(_),
+        } => assert_eq!(buf.len(), 4_000_000),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_range_of_a_buffer_is_written_to_its_place_and_made_durable() {
+    let mut ring = ring();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    ring.write(file.as_fd(), 1, b"..hello..".to_vec(), 2..7, 3);
+    match next(&mut ring) {
+        Event::Written {
+            token: 1,
+            buf,
+            result: Ok(5),
+        } => assert_eq!(buf, b"..hello.."),
+        other => panic!("{other:?}"),
+    }
+    ring.fdatasync(file.as_fd(), 2);
+    assert!(matches!(
+        next(&mut ring),
+        Event::Synced {
+            token: 2,
+            result: Ok(())
+        }
+    ));
+    assert_eq!(std::fs::read(file.path()).unwrap(), b"\0\0\0hello");
+}
+
+#[test]
+fn a_write_or_sync_that_fails_says_why() {
+    let mut ring = ring();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let read_only = File::open(file.path()).unwrap();
+    ring.write(read_only.as_fd(), 1, b"x".to_vec(), 0..1, 0);
+    match next(&mut ring) {
+        Event::Written {
+            buf, result: Err(err), ..
+        } => {
+            assert_eq!(
+                (buf.as_slice(), err.raw_os_error()),
+                (b"x".as_slice(), Some(libc::EBADF))
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    let (pipe, _writer) = io::pipe().unwrap();
+    ring.fdatasync(pipe.as_fd(), 2);
+    match next(&mut ring) {
+        Event::Synced {
+            token: 2,
+            result: Err(err),
+        } => assert_eq!(err.kind(), ErrorKind::InvalidInput),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn another_thread_wakes_a_waiting_ring_again_and_again() {
+    let mut ring = ring();
+    let bell = EventFd::new().unwrap();
+    ring.watch(bell.as_fd(), 6);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(5));
+                bell.wake();
+            });
+            assert!(matches!(next(&mut ring), Event::Ready { token: 6, more: true }));
+            assert!(bell.drain());
+        }
+    });
+}
+
+#[test]
+fn more_operations_than_entries_are_all_served_once() {
+    let mut ring = ring();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let expected: Vec<u8> = (0..1000_u32).map(|token| (token / 3) as u8).collect();
+    for (token, &byte) in expected.iter().enumerate() {
+        ring.write(file.as_fd(), token as u64, vec![byte], 0..1, token as u64);
+    }
+    let mut seen = vec![false; expected.len()];
+    for _ in 0..expected.len() {
+        match next(&mut ring) {
+            Event::Written {
+                token, result: Ok(1), ..
+            } => {
+                assert!(
+                    !std::mem::replace(&mut seen[token as usize], true),
+                    "{token} was told twice"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(std::fs::read(file.path()).unwrap(), expected);
+    assert_eq!(ring.in_flight(), 0);
+    assert_quiet(&mut ring);
+}
+
+#[test]
+fn more_completions_than_room_are_late_and_not_lost() {
+    let mut ring = ring();
+    let pairs: Vec<_> = (0..100).map(|_| UnixStream::pair().unwrap()).collect();
+    let file = tempfile::tempfile().unwrap();
+    // Far more than the completion queue holds, all submitted before any is taken.
+    let count = 20_000;
+    for token in 0..count {
+        ring.write(file.as_fd(), token, Vec::new(), 0..0, 0);
+    }
+    for (ours, _) in &pairs {
+        ring.recv(ours.as_fd(), count);
+    }
+    for _ in 0..count {
+        assert!(matches!(next(&mut ring), Event::Written { result: Ok(0), .. }));
+    }
+    assert_eq!(ring.in_flight(), pairs.len());
+}
+
+#[test]
+fn a_wait_keeps_to_its_timeout() {
+    let mut ring = ring();
+    let start = Instant::now();
+    ring.wait(Some(Duration::from_millis(20))).unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(20));
+    assert!(ring.next().is_none());
+
+    let start = Instant::now();
+    ring.wait(Some(Duration::ZERO)).unwrap();
+    assert!(start.elapsed() < LIMIT);
+}
+
+#[test]
+fn a_wait_with_events_left_over_returns_at_once() {
+    let mut ring = ring();
+    let file = tempfile::tempfile().unwrap();
+    ring.write(file.as_fd(), 1, vec![0], 0..1, 0);
+    ring.wait(None).unwrap();
+    ring.wait(None).unwrap();
+    assert!(matches!(ring.next(), Some(Event::Written { .. })));
+}
+
+#[test]
+fn a_closed_descriptor_outlives_what_was_queued_before_it() {
+    let mut ring = ring();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    ring.send(ours.as_fd(), 1, b"last words".to_vec());
+    ring.close(ours.into());
+    assert!(matches!(next(&mut ring), Event::Sent { result: Ok(()), .. }));
+    let mut heard = String::new();
+    theirs.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "last words");
+}
+
+#[test]
+fn a_dropped_ring_lets_go_of_everything() {
+    let listener = net::listen("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let bell = EventFd::new().unwrap();
+    // Bound before the others, so that they are what is counted.
+    let file = tempfile::tempfile().unwrap();
+
+    let mut ring = ring();
+    let op = ring.recv(ours.as_fd(), 1);
+    ring.accept(listener.as_fd(), 2);
+    ring.watch(bell.as_fd(), 3);
+    ring.send(ours.as_fd(), 4, vec![b'x'; 4_000_000]);
+    ring.write(file.as_fd(), 5, vec![b'x'; 1 << 20], 0..1 << 20, 0);
+    ring.wait(Some(Duration::ZERO)).unwrap();
+    ring.fdatasync(file.as_fd(), 6);
+    ring.wait(Some(Duration::ZERO)).unwrap();
+    // Accepted by the ring, and never seen by anyone.
+    let mut client = TcpStream::connect(addr).unwrap();
+    ring.cancel(op);
+    // Never submitted.
+    ring.recv(ours.as_fd(), 7);
+
+    let start = Instant::now();
+    drop(ring);
+    assert!(
+        start.elapsed() < Duration::from_secs(4),
+        "the kernel did not let go for {:?}",
+        start.elapsed()
+    );
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap_or(0), 0, "the unseen connection is closed");
+
+    // Nobody takes bytes from the socket any more.
+    theirs.write_all(b"after").unwrap();
+    std::thread::sleep(QUIET);
+    let mut buf = [0; 8];
+    assert_eq!(net::recv(ours.as_fd(), &mut buf).unwrap(), 5);
+    drop(listener);
+    TcpStream::connect(addr).unwrap_err();
+}
+
+#[test]
+fn rings_leave_no_descriptors_behind() {
+    // Descriptors are the process's, and other tests open some at the same time; a leak of one per ring stands out.
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let before = descriptors_open();
+    for _ in 0..500 {
+        let mut ring = ring();
+        ring.recv(ours.as_fd(), 0);
+        ring.wait(Some(Duration::ZERO)).unwrap();
+    }
+    let left = descriptors_open().saturating_sub(before);
+    assert!(left < 400, "{left} descriptors of 500 rings are still open");
+}
+
+#[test]
+fn twenty_rings_on_one_thread_work_though_the_kernel_registers_sixteen() {
+    let mut rings: Vec<Ring> = (0..20).map(|_| ring()).collect();
+    for ring in &mut rings {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ring.recv(ours.as_fd(), 0);
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(received(ring), b"x");
+    }
+}
+
+#[test]
+#[should_panic(expected = "a lease is good at the ring it came from")]
+fn a_lease_is_no_good_at_another_ring() {
+    let (mut ring, other) = (ring(), self::ring());
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    ring.recv(ours.as_fd(), 0);
+    theirs.write_all(b"x").unwrap();
+    let lease = lease(next(&mut ring));
+    let _elsewhere = other.lent(&lease);
+}
+
+#[test]
+fn a_waiting_ring_is_idle_and_its_descriptor_private() {
+    let ring = ring();
+    let links: Vec<_> = std::fs::read_dir("/proc/self/fd").unwrap().flatten().collect();
+    let rings = links.iter().filter(|link| {
+        std::fs::read_link(link.path()).is_ok_and(|target| target.to_string_lossy().contains("io_uring"))
+    });
+    for link in rings {
+        let number: i32 = link.file_name().to_str().unwrap().parse().unwrap();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
+        let flags = info
+            .lines()
+            .find_map(|line| line.strip_prefix("flags:"))
+            .unwrap_or("02000000")
+            .trim()
+            .to_owned();
+        let flags = i32::from_str_radix(&flags, 8).unwrap();
+        assert_ne!(flags & libc::O_CLOEXEC, 0, "a ring would be inherited by a child");
+    }
+    drop(ring);
+    let _unused = File::open("/dev/null").unwrap().as_raw_fd();
+}
