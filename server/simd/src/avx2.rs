@@ -1,15 +1,21 @@
 //! The block index with 32-byte vectors.
 
-use crate::flatten::{self, Bits, CHUNK, Found};
+use crate::flatten::{self, Bits, CHUNK, Found, NUMBERS, Slots};
 use std::arch::x86_64::{
-    __m256i, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8, _mm256_or_si256,
-    _mm256_set1_epi8, _mm256_setr_epi8, _mm256_shuffle_epi8,
+    __m256i, _mm_cvtsi64_si128, _mm256_add_epi32, _mm256_cmpeq_epi8, _mm256_cvtepu8_epi32, _mm256_loadu_si256,
+    _mm256_min_epu8, _mm256_movemask_epi8, _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi32, _mm256_setr_epi8,
+    _mm256_shuffle_epi8, _mm256_storeu_si256,
 };
 
 /// To be called only where the CPU has these features.
-#[target_feature(enable = "avx2,bmi1,popcnt")]
+#[target_feature(enable = "avx2,popcnt")]
 pub(crate) fn index(block: &[u8], slots: &mut [u32]) -> Found {
-    flatten::index(block, slots, |chunk| classify(chunk))
+    flatten::index(
+        block,
+        slots,
+        |chunk| classify(chunk),
+        |bits, base, slots| flatten(bits, base, slots),
+    )
 }
 
 #[inline]
@@ -22,6 +28,27 @@ fn classify(chunk: &[u8; CHUNK]) -> Bits {
         // The sign bit of each byte is what tells ASCII from the rest.
         high: mask(_mm256_or_si256(low, high)).into(),
     }
+}
+
+/// As [`flatten::flatten`]. By hand, because the compiler makes a new vector of `base` for every byte (21 % slower).
+#[inline]
+#[target_feature(enable = "avx2,popcnt")]
+fn flatten(bits: u64, base: u32, slots: &mut Slots) {
+    let mut base = _mm256_set1_epi32(base.cast_signed());
+    let mut len = 0;
+    for byte in bits.to_le_bytes() {
+        let numbers = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(NUMBERS[byte as usize])));
+        store(_mm256_add_epi32(base, numbers), flatten::eight_at(slots, len));
+        len += byte.count_ones() as usize;
+        base = _mm256_add_epi32(base, _mm256_set1_epi32(8));
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(lanes: __m256i, slots: &mut [u32; 8]) {
+    // SAFETY: the reference covers the 32 bytes that are written, and the store may be unaligned.
+    unsafe { _mm256_storeu_si256(slots.as_mut_ptr().cast::<__m256i>(), lanes) }
 }
 
 #[inline]

@@ -14,7 +14,7 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod sse2;
 
-use flatten::{CHUNK, Found};
+use flatten::{Found, SLACK};
 
 /// The offsets of one block; the memory is used again for the next.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ impl BlockIndex {
     /// it is used.
     pub fn with_capacity(block_len: usize) -> BlockIndex {
         BlockIndex {
-            slots: vec![0; block_len + CHUNK],
+            slots: vec![0; block_len + SLACK],
             found: Found::NOTHING,
             engine: Engine::detect(),
         }
@@ -61,8 +61,8 @@ impl BlockIndex {
     /// If the block has 4 GiB or more: its offsets would not fit.
     pub fn build(&mut self, block: &[u8]) {
         assert!(u32::try_from(block.len()).is_ok(), "offsets in a block fit a u32");
-        if self.slots.len() < block.len() + CHUNK {
-            self.slots.resize(block.len() + CHUNK, 0);
+        if self.slots.len() < block.len() + SLACK {
+            self.slots.resize(block.len() + SLACK, 0);
         }
         self.found = match self.engine {
             #[cfg(target_arch = "x86_64")]
@@ -98,9 +98,7 @@ impl Engine {
     fn detect() -> Engine {
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("bmi1")
-                && is_x86_feature_detected!("popcnt");
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt");
             if avx2 { Engine::Avx2 } else { Engine::Sse2 }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -111,6 +109,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flatten::CHUNK;
     use proptest::prelude::*;
 
     /// The obvious answer.

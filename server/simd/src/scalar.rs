@@ -3,7 +3,7 @@
 use crate::flatten::{self, Bits, CHUNK, Found};
 
 pub(crate) fn index(block: &[u8], slots: &mut [u32]) -> Found {
-    flatten::index(block, slots, classify)
+    flatten::index(block, slots, classify, flatten::flatten)
 }
 
 fn classify(chunk: &[u8; CHUNK]) -> Bits {

@@ -7,7 +7,7 @@ use std::arch::x86_64::{
 
 #[target_feature(enable = "sse2")]
 pub(crate) fn index(block: &[u8], slots: &mut [u32]) -> Found {
-    flatten::index(block, slots, |chunk| classify(chunk))
+    flatten::index(block, slots, |chunk| classify(chunk), flatten::flatten)
 }
 
 #[inline]
