@@ -1,1 +1,32 @@
-//! placeholder
+//! Everything the server decides, and nothing it does: no socket, no file, no clock, no thread.
+//!
+//! A driver tells a [`Shard`] what happened (`handle_*`) and asks it what to do ([`Shard::poll`]). What it decides:
+//! which bytes are lines, which lines are records, whose they are and whether they are new; how records gather into
+//! batches, become [`Block`]s and fill segments; when an acknowledgement is true; and, after a crash, what of a
+//! segment is to be believed ([`scan`]).
+//!
+//! Bytes pass through in one direction: `session` frames them, [`parse`] judges them, `intake` admits them, `writer`
+//! gathers, seals and addresses them. Time is an argument, so that a test can own it.
+
+pub mod parse;
+pub mod scan;
+
+mod batch;
+mod block;
+mod chain;
+mod intake;
+mod limits;
+mod producer;
+mod session;
+mod shard;
+mod slab;
+mod tally;
+mod writer;
+
+pub use block::{Block, PAGE, Parts};
+pub use chain::SegmentId;
+pub use limits::Limits;
+pub use producer::{ProducerState, home_shard};
+pub use shard::{Action, Fault, Shard, ShardConfig, ShardId};
+pub use slab::SessionId;
+pub use tally::Tally;

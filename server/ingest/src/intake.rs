@@ -1,0 +1,338 @@
+//! What every line passes through: its verdict, its number, its place in a batch, its entry in the books.
+
+use crate::batch::{Batch, Run};
+use crate::limits::Limits;
+use crate::parse::{Line, Parser, Reject};
+use crate::producer::{ProducerId, Producers};
+use crate::session::{Mode, Session, Settled};
+use crate::slab::SessionId;
+use crate::tally::Tally;
+use crate::writer::{Gate, Writer};
+use ringest_wire::answer::Answer;
+use ringest_wire::{AckLevel, Code, Severity, reply};
+use std::time::Instant;
+
+pub(crate) struct Intake {
+    pub(crate) limits: Limits,
+    pub(crate) min_level: Severity,
+    pub(crate) parser: Parser,
+    pub(crate) producers: Producers,
+    pub(crate) writer: Writer,
+    pub(crate) tally: Tally,
+}
+
+/// Where lines come from: many, as they lie in a chunk, or one that was pieced together.
+#[derive(Debug)]
+pub(crate) enum Source<'a> {
+    /// Whole lines, each with its newline, already loaded into the parser.
+    Body(&'a [u8]),
+    /// One line without its ending; `None` once it was taken.
+    Single(&'a [u8], Option<Result<Severity, Reject>>),
+}
+
+impl<'a> Source<'a> {
+    /// A body, indexed from its start.
+    pub(crate) fn body(parser: &mut Parser, body: &'a [u8]) -> Source<'a> {
+        parser.load(body);
+        Source::Body(body)
+    }
+
+    /// One line, judged.
+    pub(crate) fn single(parser: &mut Parser, line: &'a [u8]) -> Source<'a> {
+        Source::Single(line, Some(parser.check(line)))
+    }
+
+    /// A line of which nothing but a refusal is left.
+    pub(crate) fn refused(code: Code, at: u32) -> Source<'a> {
+        Source::Single(&[], Some(Err(Reject { code, at })))
+    }
+
+    /// What the places in a [`Line`] refer to.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        match *self {
+            Source::Body(body) => body,
+            Source::Single(line, _) => line,
+        }
+    }
+
+    fn next(&mut self, parser: &mut Parser) -> Option<Line> {
+        match self {
+            Source::Body(body) => parser.next_line(body),
+            Source::Single(line, verdict) => {
+                let verdict = verdict.take()?;
+                Some(Line {
+                    start: 0,
+                    end: line.len(),
+                    next: line.len(),
+                    verdict,
+                })
+            }
+        }
+    }
+}
+
+/// Records on their way from a chunk into the batch. Neighbours are copied together: one copy for many records.
+struct Gather<'b, 'c> {
+    batch: &'b mut Batch,
+    bytes: &'c [u8],
+    start: usize,
+    end: usize,
+    pending: u32,
+    rows: u32,
+}
+
+impl<'b, 'c> Gather<'b, 'c> {
+    fn new(batch: &'b mut Batch, bytes: &'c [u8]) -> Gather<'b, 'c> {
+        Gather {
+            batch,
+            bytes,
+            start: 0,
+            end: 0,
+            pending: 0,
+            rows: 0,
+        }
+    }
+
+    #[inline]
+    fn keep(&mut self, line: &Line) {
+        let is_raw = line.next == line.end + 1; // Ends with `\n` alone, so it is stored as it lies.
+        if is_raw && line.start == self.end && self.pending > 0 {
+            (self.end, self.pending) = (line.next, self.pending + 1);
+            return;
+        }
+        self.flush();
+        if is_raw {
+            (self.start, self.end, self.pending) = (line.start, line.next, 1);
+        } else {
+            self.batch.push_line(&self.bytes[line.start..line.end]);
+            self.rows += 1;
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.pending > 0 {
+            self.batch.push(&self.bytes[self.start..self.end], self.pending);
+            self.rows += self.pending;
+            self.pending = 0;
+        }
+    }
+
+    fn finish(mut self) -> u32 {
+        self.flush();
+        self.rows
+    }
+}
+
+impl Intake {
+    /// Takes lines of a plain session: each is owed one reply.
+    pub(crate) fn take_plain(&mut self, id: SessionId, session: &mut Session, mut source: Source<'_>, now: Instant) {
+        let refusal = self.refusal();
+        let level = session.level;
+        let Intake {
+            parser,
+            producers,
+            writer,
+            tally,
+            min_level,
+            ..
+        } = self;
+        let mut place = match refusal {
+            None => {
+                let (batch, number) = writer.admit(producers, now);
+                Some((Gather::new(batch, source.bytes()), number))
+            }
+            Some(_) => None,
+        };
+        let number = place.as_ref().map_or(0, |(_, number)| *number);
+        let mut replies = match &mut session.mode {
+            Mode::Plain(replies) => Some(replies),
+            _ => None,
+        };
+        let (mut received, mut filtered, mut fine) = (0, 0, 0);
+        let mut refuse = |fine: &mut u64, code: Code, at: u32| {
+            tally.rejected[code as usize] += 1;
+            if let Some(replies) = &mut replies {
+                if level != AckLevel::None {
+                    replies.owe_ok(number, *fine);
+                }
+                replies.owe_error(code, at);
+            }
+            *fine = 0;
+        };
+        while let Some(line) = source.next(parser) {
+            received += 1;
+            match (line.verdict, &mut place) {
+                (Ok(severity), Some((gather, _))) if severity >= *min_level => {
+                    tally.unknown_level += u64::from(severity == Severity::Unknown);
+                    gather.keep(&line);
+                    fine += 1;
+                }
+                (Ok(severity), None) if severity >= *min_level => {
+                    refuse(&mut fine, refusal.expect("without a place there is a refusal"), 0);
+                }
+                (Ok(_), _) => {
+                    filtered += 1;
+                    fine += 1;
+                }
+                (Err(Reject { code, at }), _) => refuse(&mut fine, code, at),
+            }
+        }
+        if let Some(replies) = replies
+            && level != AckLevel::None
+        {
+            replies.owe_ok(number, fine);
+        }
+        tally.received += received;
+        tally.filtered += filtered;
+        if let Some((gather, _)) = place {
+            let rows = gather.finish();
+            self.admitted(
+                id,
+                level,
+                Run {
+                    producer: None,
+                    epoch: 0,
+                    first: 0,
+                    upto: 0,
+                    rows,
+                },
+            );
+        }
+    }
+
+    /// Takes lines of a session until the next control line, and returns where that is.
+    pub(crate) fn take_stream(
+        &mut self,
+        id: SessionId,
+        session: &mut Session,
+        source: &mut Source<'_>,
+        now: Instant,
+    ) -> Option<Line> {
+        let refusal = self.refusal();
+        let level = session.level;
+        let Mode::Stream(stream) = &mut session.mode else {
+            return None;
+        };
+        if let (Some(code), None) = (refusal, stream.nacked) {
+            stream.nacked = Some(code);
+            Answer::nack(stream.next_seq, code, reply::RETRY_AFTER_MS).put(&mut session.outbox);
+        }
+        let Intake {
+            parser,
+            producers,
+            writer,
+            tally,
+            min_level,
+            ..
+        } = self;
+        let mut place = match stream.nacked {
+            None => Some(writer.admit(producers, now)),
+            Some(_) => None,
+        };
+        let number = place.as_ref().map_or(0, |(_, number)| *number);
+        let mut gather = place.as_mut().map(|(batch, _)| Gather::new(batch, source.bytes()));
+
+        let (first, last_seq) = (stream.next_seq, producers[stream.producer].last_seq);
+        let mut settled = Settled::default();
+        let mut received = 0;
+        let control = loop {
+            let Some(line) = source.next(parser) else { break None };
+            if let Err(Reject {
+                code: Code::ReservedKey,
+                ..
+            }) = line.verdict
+            {
+                break Some(line);
+            }
+            received += 1;
+            let Some(gather) = &mut gather else {
+                tally.rejected[stream.nacked.expect("without a place there is a refusal") as usize] += 1;
+                stream.totals.rejected += 1;
+                continue;
+            };
+            let seq = stream.next_seq;
+            stream.next_seq += 1;
+            if seq <= last_seq {
+                settled.dup += 1;
+                continue;
+            }
+            match line.verdict {
+                Ok(severity) if severity >= *min_level => {
+                    tally.unknown_level += u64::from(severity == Severity::Unknown);
+                    gather.keep(&line);
+                    settled.stored += 1;
+                }
+                Ok(_) => settled.filtered += 1,
+                Err(Reject { code, at }) => {
+                    tally.rejected[code as usize] += 1;
+                    stream.totals.rejected += 1;
+                    stream.owe_rejection(seq, code, at);
+                }
+            }
+        };
+        let rows = gather.map_or(0, Gather::finish);
+        tally.received += received;
+        tally.filtered += settled.filtered;
+        tally.duplicate += settled.dup;
+        stream.totals.received += received;
+        stream.totals.stored += settled.stored;
+        stream.totals.filtered += settled.filtered;
+        stream.totals.dup += settled.dup;
+
+        let upto = stream.next_seq - 1;
+        if upto < first {
+            return control;
+        }
+        let (producer, epoch) = (stream.producer, stream.epoch);
+        let first_new = first.max(last_seq + 1);
+        let entry = &mut producers[producer];
+        if upto >= first_new {
+            (entry.last_seq, entry.last_batch) = (upto, number);
+        }
+        // Duplicates alone wait for what they repeat.
+        stream.owe(Settled {
+            batch: entry.last_batch,
+            upto,
+            ..settled
+        });
+        if upto >= first_new {
+            self.admitted(
+                id,
+                level,
+                Run {
+                    producer: Some(producer),
+                    epoch,
+                    first: first_new,
+                    upto,
+                    rows,
+                },
+            );
+        } else if level == AckLevel::Durable {
+            let repeated = self.producers[producer].last_batch;
+            self.writer.want_durable(repeated, id);
+        }
+        control
+    }
+
+    /// The run has been put into the open batch.
+    fn admitted(&mut self, id: SessionId, level: AckLevel, run: Run) {
+        if run.rows > 0 || run.producer.is_some() {
+            self.writer.handle_admitted(run, id, level);
+        }
+    }
+
+    /// Why lines cannot be taken now, where they cannot.
+    fn refusal(&self) -> Option<Code> {
+        match self.writer.gate() {
+            Gate::Refuse(code) => Some(code),
+            // A driver asks first; one that does not loses nothing, it is told to come back.
+            Gate::Wait => Some(Code::Overloaded),
+            Gate::Open => None,
+        }
+    }
+
+    /// Whether what a producer sent is as safe as it will be.
+    pub(crate) fn is_settled(&self, producer: ProducerId) -> bool {
+        self.writer.is_settled(self.producers[producer].last_batch)
+    }
+}

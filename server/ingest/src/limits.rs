@@ -1,0 +1,186 @@
+//! Every bound of a shard, in one place, with the relations among them.
+
+use crate::block::{BLOCK_OVERHEAD_MAX, HEADROOM, PAGE};
+use crate::shard::HELLO_LEN_MAX;
+use std::time::Duration;
+
+/// The bounds of one shard. All memory that a record's path uses follows from them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest line, in bytes, without its ending.
+    pub line_len_max: usize,
+    /// Deepest nesting of a record, its own braces counted.
+    pub depth_max: usize,
+    /// Longest chunk that a driver hands over at once, in bytes.
+    pub chunk_len_max: usize,
+    /// Bytes of records that one batch gathers at most.
+    pub batch_len_max: usize,
+    /// Batches in memory: one that gathers, those being written, those waiting for a sync.
+    pub batches: usize,
+    /// Writes under way at once.
+    pub writes_max: usize,
+    /// A batch with this many records is written as soon as a write may start.
+    pub batch_rows: u32,
+    /// A batch this old is written as soon as a write may start.
+    pub linger: Duration,
+    /// While a sync is under way, a batch that only waits for the next sync is held back until it has this many bytes.
+    pub ahead_len_min: usize,
+    /// Blocks with this many bytes of records are laid out in whole pages, so that they can bypass the page cache.
+    pub paged_len_min: usize,
+    /// Bytes of a segment file.
+    pub segment_len: u64,
+    /// Bytes of one send at most.
+    pub send_len_max: usize,
+    /// Lines of one session that are not answered yet, before the shard stops reading it.
+    pub owed_lines_max: u64,
+    /// Distinct runs of answers that one session is owed, before the shard stops reading it.
+    pub owed_runs_max: usize,
+    /// A plain client that takes no reply for this long is replied to no more.
+    pub ack_stall: Duration,
+    /// How long to wait after storage failed, before it is tried again.
+    pub storage_retry: Duration,
+    /// Sessions of this shard.
+    pub sessions_max: usize,
+    /// Producers that this shard remembers.
+    pub producers_max: usize,
+    /// Unacknowledged lines that a session's client is told to stay within.
+    pub window: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            line_len_max: 256 << 10,
+            depth_max: 64,
+            chunk_len_max: 256 << 10,
+            batch_len_max: 1 << 20,
+            batches: 16,
+            writes_max: 4,
+            batch_rows: 500,
+            linger: Duration::from_millis(100),
+            ahead_len_min: 64 << 10,
+            paged_len_min: 64 << 10,
+            segment_len: 128 << 20,
+            send_len_max: 64 << 10,
+            owed_lines_max: 64 << 10,
+            owed_runs_max: 4096,
+            ack_stall: Duration::from_millis(1000),
+            storage_retry: Duration::from_millis(1000),
+            sessions_max: 16 << 10,
+            producers_max: 64 << 10,
+            window: 8192,
+        }
+    }
+}
+
+impl Limits {
+    /// Checks the relations among the bounds.
+    ///
+    /// # Errors
+    /// A sentence that names the bound that does not fit, and what it has to be.
+    pub fn check(&self) -> Result<(), String> {
+        let need = |fits: bool, sentence: String| if fits { Ok(()) } else { Err(sentence) };
+        need(
+            self.line_len_max >= HELLO_LEN_MAX,
+            format!(
+                "a line limit of {} bytes is below that of a $hello, {HELLO_LEN_MAX}",
+                self.line_len_max
+            ),
+        )?;
+        let intake = self.intake_len_max();
+        need(
+            self.batch_len_max >= intake,
+            format!(
+                "a batch of {} bytes cannot take a carried line and a chunk: it needs {intake}",
+                self.batch_len_max
+            ),
+        )?;
+        need(
+            self.batches >= self.writes_max + 2,
+            format!(
+                "{} batches: one gathers, {} are written, one waits for a sync, so {} are needed",
+                self.batches,
+                self.writes_max,
+                self.writes_max + 2
+            ),
+        )?;
+        need(
+            self.writes_max >= 1,
+            "at least one write has to be allowed at a time".into(),
+        )?;
+        need(
+            (1..=64).contains(&self.depth_max),
+            format!("depth {} is not within 1 and 64", self.depth_max),
+        )?;
+        let segment_len_min = self.segment_len_min();
+        need(
+            self.segment_len >= segment_len_min,
+            format!(
+                "a segment of {} bytes cannot take what one shard holds: {segment_len_min}",
+                self.segment_len
+            ),
+        )?;
+        need(
+            self.segment_len.is_multiple_of(PAGE as u64),
+            format!("a segment is made of pages of {PAGE} bytes"),
+        )?;
+        need(
+            self.owed_runs_max >= 1 && self.owed_lines_max >= 1,
+            "a session may owe at least one answer".into(),
+        )?;
+        need(
+            self.send_len_max >= 4096,
+            "a send has at least 4096 bytes, the longest single answer".into(),
+        )
+    }
+
+    /// What one chunk can add to a batch: the line it completes, itself, and the newline of an unfinished end.
+    pub fn intake_len_max(&self) -> usize {
+        self.line_len_max + self.chunk_len_max + 2
+    }
+
+    /// The smallest segment: all batches of a shard have to fit into a new one.
+    pub fn segment_len_min(&self) -> u64 {
+        ((self.batches + 1) * self.block_len_max()) as u64
+    }
+
+    /// The longest block: records, description, padding.
+    pub(crate) fn block_len_max(&self) -> usize {
+        self.batch_len_max + BLOCK_OVERHEAD_MAX
+    }
+
+    /// Memory of one shard's batches, in bytes.
+    pub fn batch_memory(&self) -> usize {
+        self.batches * (HEADROOM + self.batch_len_max + PAGE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_bounds_fit_together() {
+        assert_eq!(Limits::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_bound_that_does_not_fit_is_named() {
+        let limits = Limits::default();
+        let small_batch = Limits {
+            batch_len_max: limits.intake_len_max() - 1,
+            ..limits.clone()
+        };
+        assert!(small_batch.check().unwrap_err().contains("batch"));
+        let small_segment = Limits {
+            segment_len: (limits.segment_len_min() / 4096) * 4096,
+            ..limits.clone()
+        };
+        assert!(small_segment.check().unwrap_err().contains("segment"));
+        let few = Limits {
+            batches: limits.writes_max + 1,
+            ..limits
+        };
+        assert!(few.check().unwrap_err().contains("batches"));
+    }
+}

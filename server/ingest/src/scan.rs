@@ -1,0 +1,222 @@
+//! What of a segment is to be believed: the reading side of `block` and `chain`.
+//!
+//! [`scan`] walks the bytes of a segment file and says what lies where. It yields a record only if its block's
+//! description and its records pass their checksums and lie where the description says they belong. What is damaged
+//! in the middle is told apart from a torn or empty end by whether anything valid follows it. It changes nothing.
+
+use crate::block::{DESCRIPTION_LEN_MAX, PAGE};
+use crate::chain::SegmentId;
+use memchr::memmem;
+use serde::Deserialize;
+
+/// One piece of a segment.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// The first line.
+    Segment {
+        /// The shard that wrote it.
+        shard: u16,
+        /// Segments that failed before this one: of each, the bytes that count.
+        voids: Vec<(SegmentId, u64)>,
+    },
+    /// A block, whole and in its place.
+    Block {
+        /// Where it starts.
+        offset: u64,
+        /// Its rows.
+        rows: u32,
+        /// Whose they are.
+        runs: Vec<StoredRun>,
+        /// The records, each with its newline.
+        records: &'a [u8],
+    },
+    /// The last line: nothing is missing before it.
+    End {
+        /// Rows of all blocks.
+        rows: u64,
+        /// Bytes before this line.
+        bytes: u64,
+    },
+    /// Bytes that cannot be believed, with something valid behind them.
+    Damage {
+        /// Where they start.
+        from: u64,
+        /// Where what follows starts.
+        to: u64,
+    },
+    /// Nothing valid follows. The last item of every scan but that of a file that ends with a whole line.
+    Tail {
+        /// Where it starts.
+        from: u64,
+        /// Whether it holds anything but the zeros of preallocation: a write that was cut off.
+        is_torn: bool,
+    },
+}
+
+/// Consecutive sequence numbers of one producer, as a block describes them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct StoredRun {
+    /// Identity; empty for plain mode.
+    pub producer: String,
+    /// Incarnation.
+    pub epoch: u64,
+    /// First number covered.
+    pub first: u64,
+    /// Last number covered.
+    pub upto: u64,
+    /// Rows that were stored of these.
+    pub rows: u32,
+}
+
+/// Walks the bytes of the segment file of that id.
+pub fn scan(bytes: &[u8], segment: SegmentId) -> Scan<'_> {
+    Scan {
+        bytes,
+        segment,
+        at: 0,
+        pending: None,
+        is_done: false,
+    }
+}
+
+/// The walk; see [`scan`].
+#[derive(Debug)]
+pub struct Scan<'a> {
+    bytes: &'a [u8],
+    segment: SegmentId,
+    at: usize,
+    /// What was found behind damage, and where it ends.
+    pending: Option<(Item<'a>, usize)>,
+    is_done: bool,
+}
+
+impl<'a> Iterator for Scan<'a> {
+    type Item = Item<'a>;
+
+    fn next(&mut self) -> Option<Item<'a>> {
+        if let Some((item, end)) = self.pending.take() {
+            self.at = end;
+            return Some(item);
+        }
+        if self.is_done || self.at == self.bytes.len() {
+            return None;
+        }
+        if let Some((item, end)) = self.read(self.at) {
+            self.at = end;
+            return Some(item);
+        }
+        let from = self.at as u64;
+        let is_torn = self.bytes[self.at..].iter().any(|&byte| byte != 0);
+        if is_torn && let Some((at, found)) = self.resync() {
+            self.pending = Some(found);
+            return Some(Item::Damage { from, to: at as u64 });
+        }
+        self.is_done = true;
+        Some(Item::Tail { from, is_torn })
+    }
+}
+
+impl<'a> Scan<'a> {
+    /// The next line behind `at` that proves itself. Records never begin like a control line, so a candidate is rare.
+    fn resync(&self) -> Option<(usize, (Item<'a>, usize))> {
+        let behind = self.at;
+        memmem::find_iter(&self.bytes[behind..], b"\n{\"$").find_map(|newline| {
+            let at = behind + newline + 1;
+            self.read(at).map(|found| (at, found))
+        })
+    }
+
+    /// The piece that starts at `at`, and where it ends.
+    fn read(&self, at: usize) -> Option<(Item<'a>, usize)> {
+        let window = &self.bytes[at..self.bytes.len().min(at + DESCRIPTION_LEN_MAX + PAGE)];
+        let newline = memchr::memchr(b'\n', window)?;
+        let line = proven(&window[..newline])?;
+        let behind = at + newline + 1;
+        match line {
+            ControlLine::Segment(line) => {
+                let is_here = at == 0 && line.id == self.segment.0 && line.v == 1;
+                let voids = line.void.into_iter().map(|(id, len)| (SegmentId(id), len)).collect();
+                is_here.then_some((
+                    Item::Segment {
+                        shard: line.shard,
+                        voids,
+                    },
+                    behind,
+                ))
+            }
+            ControlLine::Block(line) => {
+                let records = self.bytes.get(behind..behind.checked_add(line.b)?)?;
+                let is_whole = line.i == self.segment.0
+                    && line.o == at as u64
+                    && u32::from_str_radix(&line.c, 16).is_ok_and(|crc| crc == libdeflater::crc32(records));
+                let item = Item::Block {
+                    offset: line.o,
+                    rows: line.n,
+                    runs: line.r,
+                    records,
+                };
+                is_whole.then_some((item, behind + line.b))
+            }
+            ControlLine::End(line) => (line.bytes == at as u64).then_some((
+                Item::End {
+                    rows: line.rows,
+                    bytes: line.bytes,
+                },
+                behind,
+            )),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+enum ControlLine {
+    #[serde(rename = "$seg")]
+    Segment(SegmentLine),
+    #[serde(rename = "$blk")]
+    Block(BlockLine),
+    #[serde(rename = "$end")]
+    End(EndLine),
+}
+
+#[derive(Deserialize)]
+struct SegmentLine {
+    v: u32,
+    shard: u16,
+    id: u64,
+    void: Vec<(u64, u64)>,
+}
+
+#[derive(Deserialize)]
+struct BlockLine {
+    i: u64,
+    o: u64,
+    n: u32,
+    b: usize,
+    r: Vec<StoredRun>,
+    c: String,
+}
+
+#[derive(Deserialize)]
+struct EndLine {
+    rows: u64,
+    bytes: u64,
+}
+
+/// The line, if it is a control line whose own checksum holds. Padding before the newline has to be blanks.
+fn proven(line: &[u8]) -> Option<ControlLine> {
+    let text = line.trim_ascii_end();
+    if !line[text.len()..].iter().all(|&byte| byte == b' ') {
+        return None;
+    }
+    // …,"h":"1b2c3d4e"}}
+    let covered = text.len().checked_sub(SEAL_LEN)?;
+    let seal = std::str::from_utf8(&text[covered..]).ok()?;
+    let crc = seal.strip_prefix(",\"h\":\"")?.strip_suffix("\"}}")?;
+    if u32::from_str_radix(crc, 16).ok()? != libdeflater::crc32(&text[..covered]) {
+        return None;
+    }
+    serde_json::from_slice(text).ok()
+}
+
+/// Length of `,"h":"1b2c3d4e"}}`.
+const SEAL_LEN: usize = 17;

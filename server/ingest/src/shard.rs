@@ -1,0 +1,699 @@
+//! The seam: what a driver tells a shard, and what a shard asks of a driver.
+//!
+//! A turn of a driver has three steps: wait for the kernel; tell the shard what happened (`handle_*`); do what it asks
+//! ([`Shard::poll`] until it is silent). The shard decides everything and does nothing.
+//!
+//! What a driver owes: it asks [`Shard::wants`] before each chunk and holds the chunk back when the answer is no, until
+//! [`Action::Resume`]; it hands chunks over in order, and the end of the stream after the last; it gives every
+//! [`Block`] and every sent buffer back, whatever came of it.
+
+use crate::block::Block;
+use crate::chain::SegmentId;
+use crate::intake::{Intake, Source};
+use crate::limits::Limits;
+use crate::parse::Parser;
+use crate::producer::{ProducerState, Producers, home_shard};
+use crate::session::{Budget, Mode, Replies, Session, Stream};
+use crate::slab::{SessionId, Slab};
+use crate::tally::Tally;
+use crate::writer::{Gate, Writer};
+use memchr::memchr;
+use ringest_wire::answer::{Answer, Welcome};
+use ringest_wire::control::{self, Control, Hello};
+use ringest_wire::frame::{Head, trim_cr};
+use ringest_wire::{AckLevel, Code, Severity};
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// Names one shard of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(pub u16);
+
+/// What a shard asks its driver to do. Exhaustive on purpose: a new action does not compile until each driver does it.
+#[derive(Debug)]
+pub enum Action {
+    /// Create a segment file, allocate it, and make it and its name durable; then `handle_opened`.
+    Open(SegmentId),
+    /// Write the block where it says; then `handle_written`.
+    Write(Block),
+    /// Make everything written to the segment durable; then `handle_synced`.
+    Sync(SegmentId),
+    /// Cut the segment to the length that counts and close it. Length 0: it was never used and can go.
+    CloseSegment {
+        /// Which.
+        segment: SegmentId,
+        /// Bytes of it that count.
+        len: u64,
+    },
+    /// Send all of these bytes; then `handle_sent`. One send per session is under way at a time.
+    Send(SessionId, Vec<u8>),
+    /// Offer the session's held-back chunks again, and read on.
+    Resume(SessionId),
+    /// Move the connection to another shard of this server: what was received of it so far goes along, to be handed
+    /// to that shard as if it had just arrived. The id is void with this.
+    HandOff {
+        /// Which.
+        session: SessionId,
+        /// Where it belongs.
+        shard: ShardId,
+        /// What was received, from its first byte.
+        received: Vec<u8>,
+    },
+    /// Nothing more will be said: shut the connection down. The id is void with this.
+    Close(SessionId),
+}
+
+/// How storage failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// There is no room.
+    Full,
+    /// Anything else.
+    Broken,
+}
+
+impl Fault {
+    /// What clients are told.
+    pub fn code(self) -> Code {
+        match self {
+            Fault::Full => Code::StorageFull,
+            Fault::Broken => Code::StorageError,
+        }
+    }
+}
+
+/// What a shard is told at its start.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Its own name.
+    pub shard: ShardId,
+    /// How many shards the server has.
+    pub shards: u16,
+    /// The ack level of plain connections, and of sessions that ask for none.
+    pub ack: AckLevel,
+    /// Records below it are acknowledged and not stored.
+    pub min_level: Severity,
+    /// The first segment id that is free.
+    pub first_segment: SegmentId,
+    /// What recovery found.
+    pub producers: Vec<ProducerState>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// All deciding state of one core.
+pub struct Shard {
+    config: ShardConfig,
+    intake: Intake,
+    sessions: Slab<Session>,
+    /// Those that may have something to send, each once.
+    ready: VecDeque<SessionId>,
+    /// Those that wait for room in the writer, each once.
+    queue: VecDeque<SessionId>,
+    /// Those that said hello and wait for what was sent before.
+    joining: Vec<SessionId>,
+    woken: Vec<SessionId>,
+    actions: VecDeque<Action>,
+    spare_sends: Vec<Vec<u8>>,
+    stall_check_at: Option<Instant>,
+    is_draining: bool,
+    /// The latest time that was told.
+    now: Instant,
+}
+
+impl Shard {
+    /// A shard at the start of its life. All memory of the record's path is taken here.
+    ///
+    /// # Errors
+    /// A sentence that says which bounds do not fit together.
+    pub fn new(config: ShardConfig, now: Instant) -> Result<Shard, String> {
+        let limits = &config.limits;
+        limits.check()?;
+        let retain = config.ack == AckLevel::Durable;
+        Ok(Shard {
+            intake: Intake {
+                min_level: config.min_level,
+                parser: Parser::new(limits.line_len_max, limits.depth_max),
+                producers: Producers::new(limits.producers_max, config.producers.clone()),
+                writer: Writer::new(limits, config.shard, retain, config.first_segment),
+                tally: Tally::new(),
+                limits: limits.clone(),
+            },
+            sessions: Slab::new(),
+            ready: VecDeque::new(),
+            queue: VecDeque::new(),
+            joining: Vec::new(),
+            woken: Vec::new(),
+            actions: VecDeque::new(),
+            spare_sends: Vec::new(),
+            stall_check_at: None,
+            is_draining: false,
+            now,
+            config,
+        })
+    }
+
+    /// A connection was accepted. `None` where there are as many as may be: close it.
+    pub fn handle_accepted(&mut self, now: Instant) -> Option<SessionId> {
+        self.now = now;
+        if self.sessions.len() >= self.intake.limits.sessions_max || self.is_draining {
+            return None;
+        }
+        self.intake.tally.sessions += 1;
+        Some(
+            self.sessions
+                .insert(Session::new(self.intake.limits.line_len_max, self.config.ack)),
+        )
+    }
+
+    /// Whether the session's next chunk, or its end, may be handed over now. After a no, [`Action::Resume`] will say
+    /// when.
+    pub fn wants(&mut self, id: SessionId) -> bool {
+        let limits = &self.intake.limits;
+        let Some(session) = self.sessions.get_mut(id) else {
+            return true;
+        };
+        if session.is_closing {
+            return true; // It is dropped.
+        }
+        let blocked = self.is_draining
+            || !session.stash.is_empty()
+            || session.owes_too_much(limits.owed_lines_max, limits.owed_runs_max);
+        if blocked {
+            session.is_stalled = true;
+            return false;
+        }
+        if self.intake.writer.gate() == Gate::Wait {
+            session.is_stalled = true;
+            self.enqueue(id);
+            return false;
+        }
+        true
+    }
+
+    /// Bytes arrived: at most `chunk_len_max` of them, and only after [`wants`](Self::wants) said yes.
+    pub fn handle_bytes(&mut self, id: SessionId, chunk: &[u8], now: Instant) {
+        self.now = now;
+        self.intake.tally.received_bytes += chunk.len() as u64;
+        let moved = self.with_session(id, |shard, session| shard.feed(id, session, chunk));
+        if let Some(Next::Move(shard)) = moved
+            && let Some(session) = self.remove(id)
+        {
+            self.actions.push_back(Action::HandOff {
+                session: id,
+                shard,
+                received: session.stash,
+            });
+        }
+    }
+
+    /// The peer will send no more. What is unfinished counts as a line; what is owed will still be sent. Only after
+    /// [`wants`](Self::wants) said yes.
+    pub fn handle_end(&mut self, id: SessionId, now: Instant) {
+        self.now = now;
+        self.with_session(id, |shard, session| {
+            let mut framer = std::mem::take(&mut session.framer);
+            let stash = std::mem::take(&mut session.stash);
+            if !stash.is_empty() {
+                session.mode = Mode::Plain(Replies::default()); // A first line that might have become a hello.
+                shard.take_single(id, session, trim_cr(&stash));
+            }
+            if let Some(line) = framer.finish() {
+                shard.take_single(id, session, line);
+            }
+            session.is_closing = true;
+            Next::Stay
+        });
+    }
+
+    /// The connection broke. The id is void with this.
+    pub fn handle_lost(&mut self, id: SessionId, now: Instant) {
+        self.now = now;
+        self.remove(id);
+    }
+
+    /// A send has completed; the buffer comes back.
+    pub fn handle_sent(&mut self, id: SessionId, buf: Vec<u8>, now: Instant) {
+        self.now = now;
+        self.recycle(buf);
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.sending_since = None;
+            self.make_ready(id);
+        }
+    }
+
+    /// A write has completed; the block comes back.
+    pub fn handle_written(&mut self, block: Block, outcome: Result<(), Fault>, now: Instant) {
+        self.now = now;
+        let Intake { writer, tally, .. } = &mut self.intake;
+        writer.handle_written(block, outcome, now, tally, &mut self.woken);
+        self.wake();
+    }
+
+    /// A sync has completed.
+    pub fn handle_synced(&mut self, segment: SegmentId, outcome: Result<(), Fault>, now: Instant) {
+        self.now = now;
+        let Intake { writer, tally, .. } = &mut self.intake;
+        writer.handle_synced(segment, outcome, now, tally, &mut self.woken);
+        self.wake();
+    }
+
+    /// A segment was made ready, or could not be.
+    pub fn handle_opened(&mut self, segment: SegmentId, outcome: Result<(), Fault>, now: Instant) {
+        self.now = now;
+        let Intake { writer, tally, .. } = &mut self.intake;
+        writer.handle_opened(segment, outcome, now, tally);
+    }
+
+    /// The time that [`poll_timeout`](Self::poll_timeout) named has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        self.intake.writer.handle_timeout(now);
+        if self.stall_check_at.is_some_and(|at| now >= at) {
+            self.mute_stalled(now);
+        }
+    }
+
+    /// Stop: take no more lines, settle those that were taken, tell every client how far it is settled, make all of
+    /// it durable and close the segments.
+    pub fn handle_drain(&mut self, now: Instant) {
+        self.now = now;
+        self.is_draining = true;
+        self.intake.writer.drain();
+        let ids: Vec<SessionId> = self.sessions.ids().collect();
+        ids.into_iter().for_each(|id| self.make_ready(id));
+    }
+
+    /// Nothing is left to be done: every session is closed, every record durable, every segment closed.
+    pub fn is_drained(&self) -> bool {
+        self.is_draining && self.sessions.len() == 0 && self.intake.writer.is_drained() && self.actions.is_empty()
+    }
+
+    /// What to do next, or `None` until something has happened.
+    pub fn poll(&mut self) -> Option<Action> {
+        loop {
+            if let Some(action) = self.actions.pop_front() {
+                return Some(action);
+            }
+            if let Some(action) = self.intake.writer.poll(&self.intake.producers) {
+                return Some(action);
+            }
+            if self.welcome_settled() || self.feed_queued() {
+                continue;
+            }
+            let id = self.ready.pop_front()?;
+            if let Some(action) = self.serve(id) {
+                return Some(action);
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do; `None` while it has not.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.intake.writer.poll_timeout(), self.stall_check_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The books.
+    pub fn tally(&self) -> &Tally {
+        &self.intake.tally
+    }
+
+    /// Records between admission and the end of their write.
+    pub fn in_flight(&self) -> u64 {
+        self.intake.writer.rows_in_flight()
+    }
+
+    /// Connections.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Runs `act` on a session that is not closing, then sees whether it has something to say.
+    fn with_session(&mut self, id: SessionId, act: impl FnOnce(&mut Shard, &mut Session) -> Next) -> Option<Next> {
+        let mut session = self.sessions.take(id)?;
+        let next = if session.is_closing {
+            Next::Stay
+        } else {
+            act(self, &mut session)
+        };
+        self.sessions.put(id, session);
+        self.make_ready(id);
+        Some(next)
+    }
+
+    /// Looks at bytes of a session.
+    fn feed(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) -> Next {
+        match session.mode {
+            Mode::Fresh => self.feed_first(id, session, chunk),
+            Mode::Joining(_) => {
+                session.stash.extend_from_slice(chunk);
+                Next::Stay
+            }
+            Mode::Plain(_) | Mode::Muted | Mode::Stream(_) => {
+                self.feed_lines(id, session, chunk);
+                Next::Stay
+            }
+        }
+    }
+
+    /// The first line decides what a connection is. What may become a hello is kept until its line is complete.
+    fn feed_first(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) -> Next {
+        let may_be_hello = |bytes: &[u8]| {
+            let common = bytes.len().min(HELLO_PREFIX.len());
+            bytes[..common] == HELLO_PREFIX[..common]
+        };
+        if session.stash.is_empty() && !may_be_hello(chunk) {
+            session.mode = Mode::Plain(Replies::default());
+            self.feed_lines(id, session, chunk);
+            return Next::Stay;
+        }
+        session.stash.extend_from_slice(chunk);
+        if !may_be_hello(&session.stash) {
+            let stash = std::mem::take(&mut session.stash);
+            session.mode = Mode::Plain(Replies::default());
+            self.feed_lines(id, session, &stash);
+            return Next::Stay;
+        }
+        match memchr(b'\n', &session.stash) {
+            Some(at) if at <= HELLO_LEN_MAX => match Control::parse(trim_cr(&session.stash[..at])) {
+                Ok(Control::Hello(hello)) => {
+                    let home = home_shard(&hello.producer, self.config.shards);
+                    if home != self.config.shard {
+                        return Next::Move(home);
+                    }
+                    session.stash.drain(..=at);
+                    self.join(id, session, &hello);
+                }
+                Ok(_) => session.go_away(Code::ProtocolError, "a session begins with $hello"),
+                Err(reason) => session.go_away(Code::ProtocolError, &reason),
+            },
+            None if session.stash.len() <= HELLO_LEN_MAX => {}
+            _ => session.go_away(
+                Code::ProtocolError,
+                &format!("a $hello has at most {HELLO_LEN_MAX} bytes"),
+            ),
+        }
+        Next::Stay
+    }
+
+    fn feed_lines(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
+        let limit = u32::try_from(self.intake.limits.line_len_max).unwrap_or(u32::MAX);
+        let mut framer = std::mem::take(&mut session.framer);
+        let split = framer.split(chunk);
+        match split.head {
+            Head::None => {}
+            Head::Line(line) => self.take_single(id, session, line),
+            Head::TooLong => self.take(id, session, Source::refused(Code::LineTooLong, limit)),
+        }
+        if !split.body.is_empty() {
+            let source = Source::body(&mut self.intake.parser, split.body);
+            self.take(id, session, source);
+        }
+        if split.tail_too_long {
+            self.take(id, session, Source::refused(Code::LineTooLong, limit));
+        }
+        session.framer = framer;
+    }
+
+    fn take_single(&mut self, id: SessionId, session: &mut Session, line: &[u8]) {
+        if !line.is_empty() {
+            let source = Source::single(&mut self.intake.parser, line);
+            self.take(id, session, source);
+        }
+    }
+
+    fn take(&mut self, id: SessionId, session: &mut Session, mut source: Source<'_>) {
+        let now = self.now;
+        if !matches!(session.mode, Mode::Stream(_)) {
+            return self.intake.take_plain(id, session, source, now);
+        }
+        while !session.is_closing
+            && let Some(line) = self.intake.take_stream(id, session, &mut source, now)
+        {
+            self.obey(session, &source.bytes()[line.start..line.end]);
+        }
+    }
+
+    /// A control line in the middle of a stream.
+    fn obey(&mut self, session: &mut Session, line: &[u8]) {
+        let Mode::Stream(stream) = &mut session.mode else {
+            return;
+        };
+        match Control::parse(line) {
+            Ok(Control::Ping(number)) => Answer::Pong(number).put(&mut session.outbox),
+            Ok(Control::Flush(_)) => self.intake.writer.flush(),
+            Ok(Control::Bye(_)) => {
+                stream.is_leaving = true;
+                self.intake.writer.flush();
+            }
+            Ok(Control::Resume(resume)) if (1..=stream.next_seq).contains(&resume.from) => {
+                stream.nacked = None;
+                stream.start_again(resume.from);
+            }
+            Ok(Control::Resume(_)) => {
+                let reason = format!("the next line here is {}", stream.next_seq);
+                session.go_away(Code::SeqGap, &reason);
+            }
+            Ok(Control::Hello(_)) => session.go_away(Code::ProtocolError, "a session has one $hello, its first line"),
+            Err(reason) => session.go_away(Code::ProtocolError, &reason),
+        }
+    }
+
+    /// Somebody says who it is. It is welcome once everything that was sent under this name before is settled.
+    fn join(&mut self, id: SessionId, session: &mut Session, hello: &Hello) {
+        let Intake { producers, writer, .. } = &mut self.intake;
+        if producers.is_full() {
+            writer.seal(producers);
+        }
+        let Some((producer, known)) = producers.find_or_insert(&hello.producer, hello.epoch) else {
+            return session.go_away(Code::Overloaded, "as many producers as may be are connected");
+        };
+        let entry = &producers[producer];
+        if hello.epoch < entry.epoch {
+            let reason = format!(
+                "epoch {} of this producer is known; use it or a higher one",
+                entry.epoch
+            );
+            return session.go_away(Code::StaleEpoch, &reason);
+        }
+        let (last_batch, older) = (entry.last_batch, entry.session);
+        producers.attach(producer, id);
+        writer.want_durable(last_batch, id);
+        session.level = hello.ack.unwrap_or(self.config.ack);
+        session.mode = Mode::Joining(Box::new(Stream::new(producer, hello.epoch, known, hello.resume_from)));
+        self.joining.push(id);
+        if let Some(older) = older
+            && let Some(other) = self.sessions.get_mut(older)
+        {
+            other.go_away(Code::Fenced, "another connection speaks for this producer now");
+            self.make_ready(older);
+        }
+    }
+
+    /// Welcomes one session whose producer is settled. Whether there was one.
+    fn welcome_settled(&mut self) -> bool {
+        let settled = self.joining.iter().position(|&id| {
+            let producer = self.sessions.get(id).and_then(Session::producer);
+            producer.is_none_or(|producer| self.intake.is_settled(producer))
+        });
+        let Some(at) = settled else { return false };
+        let id = self.joining.swap_remove(at);
+        self.with_session(id, |shard, session| {
+            shard.welcome(session);
+            Next::Stay
+        });
+        self.enqueue(id);
+        true
+    }
+
+    fn welcome(&mut self, session: &mut Session) {
+        let Mode::Joining(stream) = std::mem::replace(&mut session.mode, Mode::Muted) else {
+            return;
+        };
+        let mut stream = stream;
+        let entry = &mut self.intake.producers[stream.producer];
+        if stream.epoch > entry.epoch {
+            (entry.epoch, entry.last_seq, stream.known) = (stream.epoch, 0, false);
+        }
+        let next_seq = stream.resume_from.unwrap_or(entry.last_seq + 1);
+        if !stream.known {
+            entry.last_seq = next_seq - 1; // It has a history elsewhere; numbering goes on from there.
+        }
+        let last_seq = entry.last_seq;
+        stream.start(next_seq.min(last_seq + 1));
+        let welcome = Welcome {
+            v: control::VERSION,
+            known: stream.known,
+            last_seq,
+            max_line: u32::try_from(self.intake.limits.line_len_max).unwrap_or(u32::MAX),
+            window: self.intake.limits.window,
+            ack: session.level,
+        };
+        session.mode = Mode::Stream(stream);
+        if next_seq > last_seq + 1 {
+            let reason = format!(
+                "the last line known here is {last_seq}; resume from {} at most",
+                last_seq + 1
+            );
+            return session.go_away(Code::SeqGap, &reason);
+        }
+        Answer::Welcome(welcome).put(&mut session.outbox);
+    }
+
+    /// Lets one of those that wait for room go on. Whether there was one.
+    fn feed_queued(&mut self) -> bool {
+        if self.queue.is_empty() || self.intake.writer.gate() == Gate::Wait {
+            return false;
+        }
+        let Some(id) = self.queue.pop_front() else { return false };
+        let Some(session) = self.sessions.get_mut(id) else {
+            return true;
+        };
+        session.is_queued = false;
+        if matches!(session.mode, Mode::Stream(_)) && !session.stash.is_empty() {
+            let stash = std::mem::take(&mut session.stash);
+            self.with_session(id, |shard, session| shard.feed(id, session, &stash));
+        }
+        self.unstall(id);
+        true
+    }
+
+    /// Tells the driver to go on with a session, if it was told to stop and the reason is gone.
+    fn unstall(&mut self, id: SessionId) {
+        let limits = &self.intake.limits;
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        // Half of what stopped it, so that it does not stop and go with every answer.
+        let blocked = !session.stash.is_empty()
+            || session.owes_too_much(limits.owed_lines_max / 2 + 1, limits.owed_runs_max / 2 + 1);
+        if session.is_stalled && (session.is_closing || (!blocked && !self.is_draining)) {
+            session.is_stalled = false;
+            self.actions.push_back(Action::Resume(id));
+        }
+    }
+
+    /// Says what may be said to a session, or ends it.
+    fn serve(&mut self, id: SessionId) -> Option<Action> {
+        let session = self.sessions.get_mut(id)?;
+        session.is_ready = false;
+        let gives_up = session.is_closing && matches!(session.mode, Mode::Muted);
+        if session.sending_since.is_some() && !gives_up {
+            return None;
+        }
+        if self.is_draining && !session.is_closing && session.is_settled() {
+            session.go_away(Code::ShuttingDown, "");
+        }
+        let position = self.intake.writer.position(session.level);
+        let mut out = self.spare_sends.pop().unwrap_or_default();
+        session.answer(
+            &mut out,
+            &Budget {
+                position,
+                len_max: self.intake.limits.send_len_max,
+            },
+        );
+        let is_done = session.is_closing && session.is_settled();
+        if !out.is_empty() {
+            session.sending_since = Some(self.now);
+            if matches!(session.mode, Mode::Plain(_)) && self.stall_check_at.is_none() {
+                self.stall_check_at = Some(self.now + self.intake.limits.ack_stall);
+            }
+            self.requeue(id);
+            return Some(Action::Send(id, out));
+        }
+        self.recycle(out);
+        if is_done {
+            self.remove(id);
+            return Some(Action::Close(id));
+        }
+        self.requeue(id);
+        None
+    }
+
+    /// A stalled session goes through the queue again, in case what stalled it is gone.
+    fn requeue(&mut self, id: SessionId) {
+        if self.sessions.get(id).is_some_and(|session| session.is_stalled) {
+            self.enqueue(id);
+        }
+    }
+
+    fn mute_stalled(&mut self, now: Instant) {
+        let ack_stall = self.intake.limits.ack_stall;
+        let ids: Vec<SessionId> = self.sessions.ids().collect();
+        self.stall_check_at = None;
+        for id in ids {
+            let Some(session) = self.sessions.get_mut(id) else {
+                continue;
+            };
+            let (Mode::Plain(_), Some(since)) = (&session.mode, session.sending_since) else {
+                continue;
+            };
+            let at = since + ack_stall;
+            if at > now {
+                self.stall_check_at = Some(self.stall_check_at.map_or(at, |earlier| earlier.min(at)));
+                continue;
+            }
+            session.mode = Mode::Muted;
+            self.intake.tally.acks_suppressed += 1;
+            self.make_ready(id);
+            self.requeue(id);
+        }
+    }
+
+    fn wake(&mut self) {
+        while let Some(id) = self.woken.pop() {
+            self.make_ready(id);
+        }
+    }
+
+    fn make_ready(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id)
+            && !session.is_ready
+        {
+            session.is_ready = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    fn enqueue(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id)
+            && !session.is_queued
+        {
+            session.is_queued = true;
+            self.queue.push_back(id);
+        }
+    }
+
+    fn recycle(&mut self, mut buf: Vec<u8>) {
+        if self.spare_sends.len() < SPARE_SENDS_MAX {
+            buf.clear();
+            self.spare_sends.push(buf);
+        }
+    }
+
+    fn remove(&mut self, id: SessionId) -> Option<Session> {
+        let session = self.sessions.remove(id)?;
+        if let Some(producer) = session.producer() {
+            self.intake.producers.detach(producer, id);
+        }
+        Some(session)
+    }
+}
+
+/// What becomes of a session after its bytes were looked at.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Stay,
+    Move(ShardId),
+}
+
+/// What a session's first line begins with.
+const HELLO_PREFIX: &[u8] = b"{\"$hello\"";
+/// Longest `$hello`.
+pub(crate) const HELLO_LEN_MAX: usize = 4096;
+/// Send buffers kept for the next sends; more are needed only while more sessions are answered in one turn.
+const SPARE_SENDS_MAX: usize = 64;

@@ -1,0 +1,65 @@
+//! The shard's books.
+
+use ringest_wire::Code;
+
+/// What became of every line. The books close:
+/// `received = stored + filtered + duplicate + rejected + in flight`, exactly, whenever a shard has been polled dry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// Lines received.
+    pub received: u64,
+    /// Records whose write has completed.
+    pub stored: u64,
+    /// Records below the minimum level.
+    pub filtered: u64,
+    /// Lines that a producer sent again.
+    pub duplicate: u64,
+    /// Lines refused, by code.
+    pub rejected: [u64; Code::COUNT],
+    /// Records stored with a level that is not known.
+    pub unknown_level: u64,
+    /// Bytes received on connections.
+    pub received_bytes: u64,
+    /// Bytes of stored records, newlines counted.
+    pub stored_bytes: u64,
+    /// Blocks whose write has completed.
+    pub blocks: u64,
+    /// Syncs that succeeded.
+    pub syncs: u64,
+    /// Writes and syncs that failed.
+    pub storage_failures: u64,
+    /// Connections taken over their life.
+    pub sessions: u64,
+    /// Plain connections that took no reply for too long and are replied to no more.
+    pub acks_suppressed: u64,
+}
+
+impl Tally {
+    pub(crate) fn new() -> Tally {
+        Tally {
+            received: 0,
+            stored: 0,
+            filtered: 0,
+            duplicate: 0,
+            rejected: [0; Code::COUNT],
+            unknown_level: 0,
+            received_bytes: 0,
+            stored_bytes: 0,
+            blocks: 0,
+            syncs: 0,
+            storage_failures: 0,
+            sessions: 0,
+            acks_suppressed: 0,
+        }
+    }
+
+    /// Lines refused, for any reason.
+    pub fn rejected_total(&self) -> u64 {
+        self.rejected.iter().sum()
+    }
+
+    /// Whether the books close with so many records between admission and the end of their write.
+    pub fn closes_with(&self, in_flight: u64) -> bool {
+        self.received == self.stored + self.filtered + self.duplicate + self.rejected_total() + in_flight
+    }
+}

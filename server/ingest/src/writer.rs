@@ -1,0 +1,541 @@
+//! Batches, blocks and what is safe: when a batch is sealed, where its block goes, and which batches are written and
+//! durable.
+//!
+//! Batches are numbered from 1 in the order they were opened, and everything is a prefix of that order: `written` and
+//! `durable` are the highest numbers up to which every batch is. Batching is natural: at most one sync is under way;
+//! while it is, the next batches gather and their writes may go ahead, and the next sync covers them all.
+//!
+//! The first write or sync that fails ends its segment: it is never written or synced again, because a kernel may
+//! report success the second time without having stored anything. What is not yet safe is still in memory, and is
+//! written to a new segment, from where alone it can be acknowledged.
+
+use crate::batch::{Arena, Batch, Run};
+use crate::block::Block;
+use crate::chain::{Chain, Ending, Next, Room, SegmentId};
+use crate::limits::Limits;
+use crate::producer::Producers;
+use crate::shard::{Action, Fault, ShardId};
+use crate::slab::SessionId;
+use crate::tally::Tally;
+use ringest_wire::{AckLevel, Code};
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// Whether the writer can take a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// A whole chunk fits.
+    Open,
+    /// It will, once a write, a sync or an open has completed.
+    Wait,
+    /// Storage cannot take it; the lines have to be refused.
+    Refuse(Code),
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    limits: Limits,
+    /// Blocks stay in memory until they are synced, so that a failed sync loses nothing.
+    retain: bool,
+    spares: Vec<Arena>,
+    spare_runs: Vec<Vec<Run>>,
+    spare_sessions: Vec<Vec<SessionId>>,
+    open: Option<Batch>,
+    /// Sealed batches that are not yet safe, oldest first; their numbers are consecutive.
+    flights: VecDeque<Flight>,
+    /// How many of `flights`, from the front, have been given to the driver.
+    issued: usize,
+    /// The number of the open batch, or of the next one to open.
+    open_number: u64,
+    written: u64,
+    durable: u64,
+    /// The highest batch number that somebody wants durable.
+    durable_wanted: u64,
+    /// Sessions that wait for a batch to which they added nothing.
+    sync_waiters: Vec<(u64, SessionId)>,
+    writes: usize,
+    syncing: Option<(SegmentId, u64)>,
+    pub(crate) chain: Chain,
+    /// A write or sync failed; what is under way has to come back before the rest is written elsewhere.
+    broken: bool,
+    /// Failures without a success since.
+    failures: u32,
+    draining: bool,
+    rows_in_flight: u64,
+}
+
+#[derive(Debug)]
+struct Flight {
+    number: u64,
+    /// `None` while the driver has it.
+    block: Option<Block>,
+    written: bool,
+    segment: SegmentId,
+    offset: u64,
+    rows: u32,
+    sync_only: bool,
+    sessions: Vec<SessionId>,
+}
+
+impl Writer {
+    pub(crate) fn new(limits: &Limits, shard: ShardId, retain: bool, first: SegmentId) -> Writer {
+        let batches = limits.batches;
+        Writer {
+            retain,
+            spares: (0..batches).map(|_| Arena::new(limits.batch_len_max)).collect(),
+            spare_runs: (0..batches).map(|_| Vec::with_capacity(64)).collect(),
+            spare_sessions: (0..batches).map(|_| Vec::with_capacity(64)).collect(),
+            open: None,
+            flights: VecDeque::with_capacity(batches),
+            issued: 0,
+            open_number: 1,
+            written: 0,
+            durable: 0,
+            durable_wanted: 0,
+            sync_waiters: Vec::new(),
+            writes: 0,
+            syncing: None,
+            chain: Chain::new(shard, limits.segment_len, first),
+            broken: false,
+            failures: 0,
+            draining: false,
+            rows_in_flight: 0,
+            limits: limits.clone(),
+        }
+    }
+
+    /// Whether a whole chunk can be admitted now.
+    pub(crate) fn gate(&self) -> Gate {
+        if self.failures >= FAILURES_MAX {
+            return Gate::Refuse(Code::StorageError);
+        }
+        if self.broken {
+            return Gate::Wait;
+        }
+        if self.open.as_ref().is_some_and(|open| self.takes_chunk(open)) {
+            return Gate::Open;
+        }
+        let unplaced = self.flights.len() - self.issued + usize::from(self.open.is_some());
+        match self.chain.room(unplaced + 1, self.limits.block_len_max()) {
+            Room::Never(code) => Gate::Refuse(code),
+            Room::Yes if !self.spares.is_empty() => Gate::Open,
+            Room::Yes | Room::Soon => Gate::Wait,
+        }
+    }
+
+    fn takes_chunk(&self, open: &Batch) -> bool {
+        open.fits(self.limits.intake_len_max(), self.limits.batch_len_max)
+    }
+
+    /// The batch that takes the next chunk, and its number. Call only while the [`gate`](Self::gate) is open.
+    pub(crate) fn admit(&mut self, producers: &Producers, now: Instant) -> (&mut Batch, u64) {
+        if self.open.as_ref().is_some_and(|open| !self.takes_chunk(open)) {
+            self.seal(producers);
+        }
+        let number = self.open_number;
+        let open = self.open.get_or_insert_with(|| {
+            let arena = self.spares.pop().expect("the gate is open only while a batch is spare");
+            let runs = self.spare_runs.pop().unwrap_or_default();
+            let sessions = self.spare_sessions.pop().unwrap_or_default();
+            Batch::new(arena, runs, sessions, now)
+        });
+        (open, number)
+    }
+
+    /// A run was put into the open batch: who waits for what.
+    pub(crate) fn handle_admitted(&mut self, run: Run, session: SessionId, level: AckLevel) {
+        let Some(open) = &mut self.open else { return };
+        self.rows_in_flight += u64::from(run.rows);
+        open.cover(run);
+        open.due |= open.rows >= self.limits.batch_rows;
+        match level {
+            AckLevel::None | AckLevel::Accepted => {}
+            AckLevel::Written => {
+                open.write_awaited = true;
+                open.remember(session);
+            }
+            AckLevel::Durable => {
+                open.sync_awaited = true;
+                open.remember(session);
+                self.durable_wanted = self.open_number;
+                self.retain = true; // A failed sync must not lose what this session is waiting for.
+            }
+        }
+    }
+
+    /// Somebody asks for what can be had without waiting for more.
+    pub(crate) fn flush(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.due = true;
+        }
+    }
+
+    /// The session waits for that batch to be durable, although it added nothing to it.
+    pub(crate) fn want_durable(&mut self, number: u64, session: SessionId) {
+        self.durable_wanted = self.durable_wanted.max(number);
+        if let Some(open) = &mut self.open
+            && number == self.open_number
+        {
+            open.sync_awaited = true;
+        }
+        self.sync_waiters.push((number, session));
+    }
+
+    /// The highest batch number for which `level` holds.
+    pub(crate) fn position(&self, level: AckLevel) -> u64 {
+        match level {
+            AckLevel::None | AckLevel::Accepted => u64::MAX,
+            AckLevel::Written => self.written,
+            AckLevel::Durable => self.durable,
+        }
+    }
+
+    /// Records between admission and the end of their write.
+    pub(crate) fn rows_in_flight(&self) -> u64 {
+        self.rows_in_flight
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let linger = self
+            .open
+            .as_ref()
+            .filter(|open| !open.due)
+            .map(|open| open.opened_at + self.limits.linger);
+        let retry = match self.chain.next {
+            Next::Failed { retry_at, .. } => Some(retry_at),
+            _ => None,
+        };
+        [linger, retry].into_iter().flatten().min()
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        let linger = self.limits.linger;
+        if let Some(open) = &mut self.open
+            && now >= open.opened_at + linger
+        {
+            open.due = true;
+        }
+        self.chain.handle_timeout(now);
+        if self.chain.next == Next::Absent && self.failures >= FAILURES_MAX {
+            // One more try: if it fails, the shard goes back to refusing.
+            self.failures = FAILURES_MAX - 1;
+        }
+    }
+
+    /// No more records will come: everything is to be made durable, and the segments to be closed.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+        self.retain = true;
+    }
+
+    /// Everything is durable and every segment is closed.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.open.is_none() && self.flights.is_empty() && self.syncing.is_none() && self.chain.is_empty()
+    }
+
+    /// What to do next, or `None` until something has happened.
+    pub(crate) fn poll(&mut self, producers: &Producers) -> Option<Action> {
+        let unplaced = self.open.is_some() || self.issued < self.flights.len();
+        if (!self.draining || unplaced)
+            && let Some(id) = self.chain.poll_open()
+        {
+            return Some(Action::Open(id));
+        }
+        if self.should_seal() {
+            self.seal(producers);
+        }
+        if !self.broken {
+            if let Some(block) = self.next_write() {
+                return Some(Action::Write(block));
+            }
+            if let Some(segment) = self.next_sync() {
+                return Some(Action::Sync(segment));
+            }
+        }
+        self.chain
+            .poll_close()
+            .map(|(segment, len)| Action::CloseSegment { segment, len })
+    }
+
+    fn should_seal(&self) -> bool {
+        let Some(open) = &self.open else { return false };
+        if self.draining || !self.takes_chunk(open) {
+            return true;
+        }
+        if self.broken || self.writes >= self.limits.writes_max || self.issued < self.flights.len() {
+            return false;
+        }
+        // Small groups grow while a sync is under way: a write ahead of it would not be acknowledged any earlier.
+        let may_go_ahead = self.syncing.is_none() || open.len >= self.limits.ahead_len_min;
+        open.due || (self.writes == 0 && (open.write_awaited || (open.sync_awaited && may_go_ahead)))
+    }
+
+    /// Seals the open batch, if there is one. Its description is fixed with this: producers may be forgotten after it.
+    pub(crate) fn seal(&mut self, producers: &Producers) {
+        let Some(open) = self.open.take() else { return };
+        let number = self.open_number;
+        self.open_number += 1;
+        let sync_only = open.sync_awaited && !open.write_awaited;
+        let Batch {
+            arena,
+            len,
+            rows,
+            mut runs,
+            sessions,
+            ..
+        } = open;
+        let block = Block::seal(number, arena, len, rows, &runs, producers);
+        runs.clear();
+        self.spare_runs.push(runs);
+        self.flights.push_back(Flight {
+            number,
+            block: Some(block),
+            written: false,
+            segment: SegmentId(0),
+            offset: 0,
+            rows,
+            sync_only,
+            sessions,
+        });
+    }
+
+    fn next_write(&mut self) -> Option<Block> {
+        if self.writes >= self.limits.writes_max {
+            return None;
+        }
+        if self.issued < self.flights.len() {
+            let segment = self.chain.place(self.limits.block_len_max())?;
+            let (id, offset) = (segment.id, segment.end);
+            let segment_line = if offset == 0 {
+                self.chain.segment_line(id)
+            } else {
+                Vec::new()
+            };
+            let flight = &mut self.flights[self.issued];
+            let mut block = flight.block.take().expect("a block that was not issued is here");
+            block.address(id, offset, &segment_line, self.limits.paged_len_min);
+            (flight.segment, flight.offset, flight.written) = (id, offset, false);
+            let segment = self.chain.get_mut(id).expect("the segment was just placed");
+            segment.end += block.len() as u64;
+            segment.rows += u64::from(block.rows);
+            segment.last_number = block.number;
+            segment.writes += 1;
+            self.issued += 1;
+            self.writes += 1;
+            return Some(block);
+        }
+        if self.draining && self.open.is_none() {
+            self.chain.retire_all();
+        }
+        let (id, offset, line) = self.chain.poll_end()?;
+        self.writes += 1;
+        Some(Block::line(id, offset, &line))
+    }
+
+    /// A write has come back. Sessions that may now be answered go to `woken`.
+    pub(crate) fn handle_written(
+        &mut self,
+        block: Block,
+        outcome: Result<(), Fault>,
+        now: Instant,
+        tally: &mut Tally,
+        woken: &mut Vec<SessionId>,
+    ) {
+        self.writes -= 1;
+        let (segment_id, number, failed) = (block.segment(), block.number, outcome.is_err());
+        let segment = self
+            .chain
+            .get_mut(segment_id)
+            .expect("a segment lives while it is written");
+        segment.writes -= 1;
+        segment.failed |= failed;
+        if number == 0 {
+            segment.ending = Ending::Written;
+        } else {
+            let front = self
+                .flights
+                .front()
+                .expect("a block in the driver's hands has a flight")
+                .number;
+            let flight = &mut self.flights[(number - front) as usize];
+            flight.written = !failed;
+            flight.block = Some(block);
+        }
+        match outcome {
+            Ok(()) => self.advance_written(tally, woken),
+            Err(fault) => self.fail(fault, now, tally),
+        }
+        self.mend();
+    }
+
+    /// A sync has come back.
+    pub(crate) fn handle_synced(
+        &mut self,
+        segment_id: SegmentId,
+        outcome: Result<(), Fault>,
+        now: Instant,
+        tally: &mut Tally,
+        woken: &mut Vec<SessionId>,
+    ) {
+        let (syncing, upto) = self.syncing.take().expect("a sync that completes was under way");
+        assert_eq!(syncing, segment_id, "one sync is under way at a time");
+        let segment = self
+            .chain
+            .get_mut(segment_id)
+            .expect("a segment lives while it is synced");
+        match outcome {
+            Ok(()) => {
+                tally.syncs += 1;
+                self.failures = 0;
+                segment.synced = upto;
+                if segment.ending == Ending::Written && upto == segment.last_number {
+                    segment.ending = Ending::Synced;
+                }
+                if segment.end > 0 {
+                    self.chain.voids_told();
+                }
+                self.durable = self.durable.max(upto);
+                let durable = self.durable;
+                woken.extend(
+                    self.sync_waiters
+                        .extract_if(.., |(number, _)| *number <= durable)
+                        .map(|(_, id)| id),
+                );
+                self.release(woken);
+            }
+            Err(fault) => {
+                segment.failed = true;
+                self.fail(fault, now, tally);
+            }
+        }
+        self.mend();
+    }
+
+    pub(crate) fn handle_opened(&mut self, id: SegmentId, outcome: Result<(), Fault>, now: Instant, tally: &mut Tally) {
+        let retry_at = now + self.limits.storage_retry;
+        let outcome = outcome.map_err(|fault| {
+            tally.storage_failures += 1;
+            Next::Failed {
+                code: fault.code(),
+                retry_at,
+            }
+        });
+        self.chain.handle_opened(id, outcome);
+    }
+
+    fn next_sync(&mut self) -> Option<SegmentId> {
+        if self.syncing.is_some() {
+            return None;
+        }
+        let safe_prefix = self.written_here();
+        let segment = self
+            .chain
+            .live
+            .iter_mut()
+            .find(|segment| segment.ending != Ending::Synced)?;
+        let upto = safe_prefix.min(segment.last_number);
+        let ended = segment.ending == Ending::Written && segment.writes == 0 && upto == segment.last_number;
+        let wanted = upto > segment.synced && (self.durable_wanted > self.durable || self.draining);
+        // A retired segment is synced once, when its last line is written.
+        let due = if segment.ending == Ending::Open { wanted } else { ended };
+        if !due {
+            return None;
+        }
+        let id = segment.id;
+        self.syncing = Some((id, upto));
+        Some(id)
+    }
+
+    /// The highest batch number up to which every block lies in a segment that is still in service. Behind `written`
+    /// while blocks of a failed segment are on their way to a new one.
+    fn written_here(&self) -> u64 {
+        match self.flights.iter().find(|flight| !flight.written) {
+            Some(missing) => missing.number - 1,
+            None => self.open_number - 1,
+        }
+    }
+
+    fn advance_written(&mut self, tally: &mut Tally, woken: &mut Vec<SessionId>) {
+        let Some(front) = self.flights.front().map(|flight| flight.number) else {
+            return;
+        };
+        loop {
+            // Everything up to `written` was written already, whether or not it is still held.
+            let at = (self.written + 1).saturating_sub(front) as usize;
+            let Some(flight) = self.flights.get(at).filter(|flight| flight.written) else {
+                break;
+            };
+            self.written = flight.number;
+            self.rows_in_flight -= u64::from(flight.rows);
+            tally.stored += u64::from(flight.rows);
+            tally.blocks += 1;
+            tally.stored_bytes += flight.block.as_ref().map_or(0, |block| block.body_len as u64);
+            if !flight.sync_only {
+                woken.extend_from_slice(&flight.sessions);
+            }
+        }
+        self.release(woken);
+    }
+
+    /// Lets go of what is safe.
+    fn release(&mut self, woken: &mut Vec<SessionId>) {
+        let safe = if self.retain { self.durable } else { self.written };
+        while self
+            .flights
+            .front()
+            .is_some_and(|flight| flight.number <= safe && flight.written)
+        {
+            let mut flight = self.flights.pop_front().expect("just seen");
+            self.issued -= 1;
+            woken.append(&mut flight.sessions);
+            self.spare_sessions.push(flight.sessions);
+            self.spares.push(flight.block.expect("a written block is here").arena);
+        }
+    }
+
+    fn fail(&mut self, fault: Fault, now: Instant, tally: &mut Tally) {
+        tally.storage_failures += 1;
+        if !self.broken {
+            self.broken = true;
+            self.failures += 1;
+        }
+        if self.failures >= FAILURES_MAX {
+            if let Next::Ready(id) = self.chain.next {
+                self.chain.give_back(id);
+            }
+            self.chain.next = Next::Failed {
+                code: fault.code(),
+                retry_at: now + self.limits.storage_retry,
+            };
+        }
+    }
+
+    /// Once nothing is under way on a failed segment, sends what is not safe to a new one.
+    fn mend(&mut self) {
+        if !self.broken || self.writes > 0 || self.syncing.is_some() {
+            return;
+        }
+        self.broken = false;
+        let flights = &self.flights;
+        self.chain.abandon(|segment| {
+            let first = flights
+                .iter()
+                .find(|flight| flight.segment == segment.id)
+                .map(|flight| flight.offset);
+            first.or(segment.failed.then_some(segment.end))
+        });
+        for flight in &mut self.flights {
+            flight.segment = SegmentId(0);
+        }
+        self.issued = 0;
+    }
+
+    /// Whether that batch of a producer is settled at the strongest level this shard holds.
+    pub(crate) fn is_settled(&self, number: u64) -> bool {
+        number <= if self.retain { self.durable } else { self.written }
+    }
+}
+
+/// Failures without a success in between, after which a shard refuses lines.
+const FAILURES_MAX: u32 = 2;
