@@ -12,5 +12,5 @@ pub mod reply;
 mod code;
 mod level;
 
-pub use code::Code;
+pub use code::{Class, Code};
 pub use level::{AckLevel, Severity};
