@@ -1,4 +1,6 @@
 //! Load for a Ringest server, and the books to prove afterwards what became of it.
+pub mod books;
+pub mod connection;
 pub mod corpus;
 mod draw;
 pub mod flight;
@@ -8,3 +10,5 @@ pub mod ranges;
 pub mod reconcile;
 pub mod replies;
 pub mod schedule;
+pub mod session;
+pub mod tally;

@@ -29,18 +29,13 @@ impl Ranges {
     /// What is here and not in `other`.
     pub fn without(&self, other: &Ranges) -> Ranges {
         let mut left = Vec::new();
-        let mut holes = other.0.iter().peekable();
         for &(mut first, last) in &self.0 {
-            while holes.next_if(|hole| hole.1 < first).is_some() {}
-            while let Some(&&(hole_first, hole_last)) = holes.peek().filter(|hole| hole.0 <= last) {
+            let from = other.0.partition_point(|hole| hole.1 < first);
+            for &(hole_first, hole_last) in other.0[from..].iter().take_while(|hole| hole.0 <= last) {
                 if first < hole_first {
                     left.push((first, hole_first - 1));
                 }
                 first = hole_last + 1;
-                if hole_last >= last {
-                    break;
-                }
-                holes.next();
             }
             if first <= last {
                 left.push((first, last));

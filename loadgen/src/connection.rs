@@ -1,0 +1,481 @@
+//! One connection of a worker: its socket, what it may write, and what it makes of what it reads.
+//!
+//! It never waits. Which lines it sends and when is the worker's decision; how they are spelled on the wire, in plain
+//! or session mode, is this file's. Nothing is buffered for sending: what the socket does not take is rendered again.
+
+use crate::books::{Books, Desk, Fault};
+use crate::corpus::{Sender, Stamp};
+use crate::ledger::{Entry, Mode};
+use crate::replies::{Replies, Reply};
+use crate::session::{Phase, Session};
+use ringest_sys::poller::{Interest, Poller};
+use ringest_wire::AckLevel;
+use ringest_wire::frame::{Framer, Head, lines};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// One connection, and in session mode all that follow it for the same producer.
+#[derive(Debug)]
+pub struct Connection {
+    token: u64,
+    sender: Sender,
+    stamp: Stamp,
+    peer: SocketAddr,
+    dialect: Dialect,
+    link: Link,
+    books: Books,
+    /// Control lines that are not yet sent; they go out between lines, never inside one.
+    control: Vec<u8>,
+    /// The socket takes no more; the poller says when it does.
+    blocked: bool,
+}
+
+/// How it speaks, and what is unfinished of what it hears.
+#[derive(Debug)]
+enum Dialect {
+    Plain(Replies),
+    Session(Box<Session>, Framer),
+}
+
+/// Whether there is a socket.
+#[derive(Debug)]
+enum Link {
+    Up(TcpStream),
+    Down {
+        since_ns: u64,
+        again_ns: u64,
+        pause_ns: u64,
+    },
+    Over,
+}
+
+/// How the connections of a run speak in session mode.
+#[derive(Clone, Debug)]
+pub struct SessionTerms {
+    /// The producer's incarnation.
+    pub epoch: u64,
+    /// The level to ask for; without it the server's default.
+    pub ack: Option<AckLevel>,
+}
+
+impl Connection {
+    /// Not yet connected. `terms` makes it a session.
+    pub fn new(token: u64, sender: Sender, peer: SocketAddr, terms: Option<&SessionTerms>, now_ns: u64) -> Connection {
+        let dialect = match terms {
+            None => Dialect::Plain(Replies::default()),
+            Some(terms) => {
+                let producer = format!("lg-{:08x}/w{}-c{}", sender.run, sender.worker, sender.conn);
+                Dialect::Session(
+                    Box::new(Session::new(producer, terms.epoch, terms.ack)),
+                    Framer::new(ANSWER_LEN_MAX),
+                )
+            }
+        };
+        Connection {
+            token,
+            sender,
+            stamp: Stamp::new(sender),
+            peer,
+            dialect,
+            link: Link::Down {
+                since_ns: now_ns,
+                again_ns: now_ns,
+                pause_ns: PAUSE_MIN_NS,
+            },
+            books: Books::new(),
+            control: Vec::new(),
+            blocked: false,
+        }
+    }
+
+    /// Connects and, in session mode, says hello.
+    ///
+    /// # Errors
+    /// Where nobody answers at the address.
+    pub fn connect(&mut self, poller: &Poller, desk: &mut Desk<'_>) -> io::Result<()> {
+        // Bounded, because the worker's other connections wait meanwhile.
+        let stream = TcpStream::connect_timeout(&self.peer, CONNECT_TIMEOUT)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        poller.add(stream.as_fd(), self.token, Interest::READ)?;
+        self.link = Link::Up(stream);
+        self.blocked = false;
+        self.control.clear();
+        if let Dialect::Session(session, framer) = &mut self.dialect {
+            *framer = Framer::new(ANSWER_LEN_MAX);
+            session.greet(&mut self.control);
+        }
+        desk.tally.connects += 1;
+        Ok(())
+    }
+
+    /// Who it sends as.
+    pub fn sender(&self) -> Sender {
+        self.sender
+    }
+
+    /// How it speaks.
+    pub fn mode(&self) -> Mode {
+        match self.dialect {
+            Dialect::Plain(_) => Mode::Plain,
+            Dialect::Session(..) => Mode::Session,
+        }
+    }
+
+    /// The lines it sends.
+    pub fn books(&self) -> &Books {
+        &self.books
+    }
+
+    /// The level its answers promise, where that is known.
+    pub fn level(&self) -> Option<AckLevel> {
+        match &self.dialect {
+            Dialect::Plain(_) => None,
+            Dialect::Session(session, _) => session.level(),
+        }
+    }
+
+    /// Whether it will never do anything more.
+    pub fn is_over(&self) -> bool {
+        matches!(self.link, Link::Over)
+    }
+
+    /// Whether it is connected, and greeted where it is a session.
+    pub fn is_open(&self) -> bool {
+        matches!(self.link, Link::Up(_)) && self.phase() == Phase::Open
+    }
+
+    /// How many more lines may be assigned, where at most `depth` are to be unanswered. None while anything assigned
+    /// earlier is not yet written.
+    pub fn room(&self, depth: u64) -> u64 {
+        let flight = &self.books.flight;
+        if !self.is_open() || self.blocked || flight.written() < flight.assigned() {
+            return 0;
+        }
+        let window = match &self.dialect {
+            Dialect::Plain(_) => u64::MAX,
+            Dialect::Session(session, _) => session.window(),
+        };
+        depth.min(window).saturating_sub(flight.outstanding())
+    }
+
+    /// The next `count` lines take their turn.
+    pub fn assign(&mut self, count: u64, slot: u64, desk: &mut Desk<'_>) {
+        self.books.assign(count, slot, desk);
+    }
+
+    /// The socket may take more again.
+    pub fn unblock(&mut self, poller: &Poller) -> Result<(), Fault> {
+        let Link::Up(stream) = &self.link else { return Ok(()) };
+        if self.blocked {
+            self.blocked = false;
+            poller
+                .modify(stream.as_fd(), self.token, Interest::READ)
+                .map_err(|error| self.broken(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what may be written, for as long as the socket takes it.
+    ///
+    /// # Errors
+    /// Where the connection is broken.
+    pub fn flush(&mut self, poller: &Poller, desk: &mut Desk<'_>) -> Result<(), Fault> {
+        let Link::Up(stream) = &self.link else { return Ok(()) };
+        while !self.blocked {
+            let between_lines = self.books.flight.offset() == 0;
+            let outcome = if between_lines && !self.control.is_empty() {
+                let mut stream = stream;
+                stream.write(&self.control).map(|len| drop(self.control.drain(..len)))
+            } else {
+                let (next, upto) = (self.books.flight.written() + 1, self.writable_upto());
+                if next > upto {
+                    return Ok(());
+                }
+                write_lines(stream, &self.stamp, &mut self.books, upto, desk)
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    poller
+                        .modify(stream.as_fd(), self.token, Interest::BOTH)
+                        .map_err(|error| self.broken(&error))?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.broken(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there, at most `buf` full, and settles what it answers.
+    ///
+    /// # Errors
+    /// Where the connection or the session is at its end.
+    pub fn receive(&mut self, buf: &mut [u8], desk: &mut Desk<'_>) -> Result<(), Fault> {
+        let Link::Up(stream) = &mut self.link else {
+            return Ok(());
+        };
+        let len = match stream.read(buf) {
+            Ok(0) => return Err(self.ended()),
+            Ok(len) => len,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Ok(());
+            }
+            Err(error) => return Err(self.broken(&error)),
+        };
+        match &mut self.dialect {
+            Dialect::Plain(replies) => hear_replies(replies, &buf[..len], &mut self.books, desk, self.peer),
+            Dialect::Session(session, framer) => hear_answers(session, framer, &buf[..len], &mut self.books, desk),
+        }
+    }
+
+    /// When [`Connection::handle_timeout`] wants to be called.
+    pub fn timeout(&self) -> Option<u64> {
+        match (&self.link, self.phase()) {
+            (Link::Down { again_ns, .. }, _) => Some(*again_ns),
+            (Link::Up(_), Phase::Held { until_ns, .. }) => Some(until_ns),
+            _ => None,
+        }
+    }
+
+    /// Its time has come: connects again, or goes on after a `$nack`.
+    ///
+    /// # Errors
+    /// Where nobody has answered for `reconnect_for_ns`.
+    pub fn handle_timeout(&mut self, poller: &Poller, reconnect_for_ns: u64, desk: &mut Desk<'_>) -> Result<(), Fault> {
+        if self.timeout().is_none_or(|at_ns| at_ns > desk.now_ns) {
+            return Ok(());
+        }
+        match &mut self.link {
+            Link::Over => {}
+            Link::Up(_) => {
+                if let Dialect::Session(session, _) = &mut self.dialect {
+                    session.resume(&mut self.books, desk, &mut self.control);
+                }
+            }
+            Link::Down { since_ns, .. } => {
+                let since_ns = *since_ns;
+                if let Err(error) = self.connect(poller, desk) {
+                    desk.tally.fault("connect_failed");
+                    if desk.now_ns.saturating_sub(since_ns) >= reconnect_for_ns {
+                        let text = format!(
+                            "{}, and has not for {} s",
+                            explain(self.peer, &error),
+                            reconnect_for_ns / NS
+                        );
+                        return Err(Fault::fatal("unreachable", text));
+                    }
+                    self.wait_longer(desk.now_ns);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection broke; another is tried soon.
+    pub fn put_down(&mut self, now_ns: u64) {
+        // A session that broke before it was welcomed has not been up: its patience and its pauses go on.
+        let pause_ns = PAUSE_MIN_NS;
+        self.link = Link::Down {
+            since_ns: now_ns,
+            again_ns: now_ns + pause_ns,
+            pause_ns,
+        };
+        self.control.clear();
+        self.blocked = false;
+    }
+
+    /// No more lines will come. Ends what has nothing under way; a session says goodbye first.
+    pub fn leave(&mut self) {
+        if self.books.flight.outstanding() > 0 {
+            return;
+        }
+        match (&self.link, &mut self.dialect) {
+            (Link::Up(_), Dialect::Session(session, _)) => match session.phase() {
+                Phase::Open => session.leave(&mut self.control),
+                Phase::Over => self.end(),
+                Phase::Greeting | Phase::Held { .. } | Phase::Leaving => {}
+            },
+            _ => self.end(),
+        }
+    }
+
+    /// Ends it as it is.
+    pub fn end(&mut self) {
+        self.link = Link::Over;
+    }
+
+    /// What it leaves to be proved.
+    pub fn entry(&self) -> Entry {
+        let session = match &self.dialect {
+            Dialect::Plain(_) => None,
+            Dialect::Session(session, _) => Some(session),
+        };
+        Entry {
+            mode: self.mode(),
+            worker: self.sender.worker,
+            conn: self.sender.conn,
+            producer: session.map(|session| session.producer().to_owned()),
+            epoch: session.map(|session| session.epoch()),
+            first: self.books.first(),
+            sent_upto: self.books.sent_upto(),
+            acked: self.books.acked(),
+            rejected: self.books.rejected.clone(),
+            filtered: self.books.filtered,
+            duplicate: self.books.duplicate,
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match &self.dialect {
+            Dialect::Plain(_) => Phase::Open,
+            Dialect::Session(session, _) => session.phase(),
+        }
+    }
+
+    fn writable_upto(&self) -> u64 {
+        let flight = &self.books.flight;
+        match self.phase() {
+            Phase::Open => flight.assigned(),
+            // A line that was begun is finished, so that what follows is a line of its own.
+            Phase::Greeting | Phase::Held { .. } | Phase::Leaving | Phase::Over => flight.touched(),
+        }
+    }
+
+    fn wait_longer(&mut self, now_ns: u64) {
+        if let Link::Down { again_ns, pause_ns, .. } = &mut self.link {
+            *again_ns = now_ns + *pause_ns;
+            *pause_ns = (*pause_ns * 2).min(PAUSE_MAX_NS);
+        }
+    }
+
+    fn ended(&self) -> Fault {
+        let outstanding = self.books.flight.outstanding();
+        if outstanding == 0 && self.phase() == Phase::Leaving {
+            return Fault::fatal(
+                "no_bye",
+                format!("{} closed the session without the $bye it was asked for", self.peer),
+            );
+        }
+        Fault::lost(
+            "closed_by_server",
+            format!(
+                "{} closed the connection with {outstanding} lines unanswered",
+                self.peer
+            ),
+        )
+    }
+
+    fn broken(&self, error: &io::Error) -> Fault {
+        let outstanding = self.books.flight.outstanding();
+        Fault::lost(
+            "broken",
+            format!(
+                "the connection to {} broke with {outstanding} lines unanswered: {error}",
+                self.peer
+            ),
+        )
+    }
+}
+
+/// A sentence about a failed connection attempt, and what to check.
+pub fn explain(peer: SocketAddr, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::ConnectionRefused => "nothing listens there; is the server running, on that address and port?",
+        io::ErrorKind::TimedOut => "no answer in time; is the address right, and does a firewall drop packets?",
+        io::ErrorKind::AddrNotAvailable => "no local port is free; fewer connections, or a wider ip_local_port_range?",
+        _ if error.raw_os_error() == Some(24) => "too many open files; raise the limit with ulimit -n",
+        _ => return format!("cannot connect to {peer}: {error}"),
+    };
+    format!("cannot connect to {peer}: {advice}")
+}
+
+fn write_lines(
+    mut stream: &TcpStream,
+    stamp: &Stamp,
+    books: &mut Books,
+    upto: u64,
+    desk: &mut Desk<'_>,
+) -> io::Result<()> {
+    let flight = &books.flight;
+    let (next, offset) = (flight.written() + 1, flight.offset());
+    let count = (upto - flight.written()).min(desk.corpus.lines() as u64) as usize;
+    let stamped = desk.corpus.stamp(stamp, next, count);
+    let len = stream.write(&stamped.bytes[offset..])?;
+    let (lines, offset) = stamped.lines_in(offset + len);
+    desk.tally.bytes += len as u64;
+    desk.tally.sends += 1;
+    books.wrote(lines, offset);
+    Ok(())
+}
+
+fn hear_replies(
+    replies: &mut Replies,
+    chunk: &[u8],
+    books: &mut Books,
+    desk: &mut Desk<'_>,
+    peer: SocketAddr,
+) -> Result<(), Fault> {
+    let mut outcome = Ok(());
+    replies.feed(chunk, |reply| {
+        if outcome.is_ok() {
+            outcome = hear_reply(&reply, books, desk, peer);
+        }
+    });
+    outcome
+}
+
+fn hear_reply(reply: &Reply, books: &mut Books, desk: &mut Desk<'_>, peer: SocketAddr) -> Result<(), Fault> {
+    let settled = books.flight.settled();
+    let upto = match reply {
+        Reply::Ok(count) => settled + count,
+        Reply::Refused(_) => settled + 1,
+        Reply::Nonsense(text) => {
+            let text = format!("what listens on {peer} is no Ringest server: it says {text:?}");
+            return Err(Fault::fatal("not_a_server", text));
+        }
+    };
+    if upto > books.flight.written() {
+        let text = format!(
+            "{peer} answers line {upto}, but only {} were sent",
+            books.flight.written()
+        );
+        return Err(Fault::fatal("protocol_violation", text));
+    }
+    if let Reply::Refused(refusal) = reply {
+        books.reject(upto, refusal.name(), desk);
+    }
+    books.settle(upto, desk);
+    Ok(())
+}
+
+fn hear_answers(
+    session: &mut Session,
+    framer: &mut Framer,
+    chunk: &[u8],
+    books: &mut Books,
+    desk: &mut Desk<'_>,
+) -> Result<(), Fault> {
+    let split = framer.split(chunk);
+    let too_long = || Fault::fatal("not_a_server", format!("{}: an answer without end", "the server sends"));
+    match split.head {
+        Head::None => {}
+        Head::Line(line) => session.handle_line(line, books, desk)?,
+        Head::TooLong => return Err(too_long()),
+    }
+    for line in lines(split.body).filter(|line| !line.is_empty()) {
+        session.handle_line(line, books, desk)?;
+    }
+    if split.tail_too_long { Err(too_long()) } else { Ok(()) }
+}
+
+const NS: u64 = 1_000_000_000;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const PAUSE_MIN_NS: u64 = 10_000_000;
+const PAUSE_MAX_NS: u64 = 500_000_000;
+/// An acknowledgement that names ten thousands of refused lines fits.
+const ANSWER_LEN_MAX: usize = 4 << 20;

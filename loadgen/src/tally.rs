@@ -1,0 +1,100 @@
+//! Counts of one worker: plain numbers, published once a second.
+
+use std::collections::BTreeMap;
+
+/// What became of the lines, and of the connections that carried them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Lines whose turn came.
+    pub offered: u64,
+    /// Lines the server said it took.
+    pub acked: u64,
+    /// Bad lines that the server refused, as it should.
+    pub refused_as_meant: u64,
+    /// Acknowledged lines that the server said it filtered by level.
+    pub filtered: u64,
+    /// Lines that the server said it had already.
+    pub duplicate: u64,
+    /// Lines written again after a reconnect or a refusal.
+    pub resent: u64,
+    /// Bytes given to sockets.
+    pub bytes: u64,
+    /// Calls that gave bytes to sockets.
+    pub sends: u64,
+    /// Connections opened, the first ones included.
+    pub connects: u64,
+    /// `$nack` answers.
+    pub nacks: u64,
+    /// `$goaway` answers.
+    pub goaways: u64,
+    /// Lines that failed, by the reason.
+    pub failures: BTreeMap<String, u64>,
+    /// What went wrong with connections, by kind.
+    pub faults: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    /// `count` lines failed for that reason.
+    pub fn fail(&mut self, reason: &str, count: u64) {
+        bump(&mut self.failures, reason, count);
+    }
+
+    /// Something went wrong with a connection.
+    pub fn fault(&mut self, kind: &str) {
+        bump(&mut self.faults, kind, 1);
+    }
+
+    /// Lines that failed.
+    pub fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    /// Lines whose fate is known: taken, refused as meant, or failed.
+    pub fn finished(&self) -> u64 {
+        self.acked + self.refused_as_meant + self.failed()
+    }
+
+    /// Failed lines out of finished ones, 0 to 1.
+    pub fn error_rate(&self) -> f64 {
+        let finished = self.finished();
+        if finished == 0 {
+            0.0
+        } else {
+            self.failed() as f64 / finished as f64
+        }
+    }
+
+    /// Adds what another worker counted.
+    pub fn add(&mut self, other: &Tally) {
+        self.offered += other.offered;
+        self.acked += other.acked;
+        self.refused_as_meant += other.refused_as_meant;
+        self.filtered += other.filtered;
+        self.duplicate += other.duplicate;
+        self.resent += other.resent;
+        self.bytes += other.bytes;
+        self.sends += other.sends;
+        self.connects += other.connects;
+        self.nacks += other.nacks;
+        self.goaways += other.goaways;
+        other
+            .failures
+            .iter()
+            .for_each(|(reason, count)| bump(&mut self.failures, reason, *count));
+        other
+            .faults
+            .iter()
+            .for_each(|(kind, count)| bump(&mut self.faults, kind, *count));
+    }
+}
+
+fn bump(counts: &mut BTreeMap<String, u64>, name: &str, by: u64) {
+    // No allocation for a name that is known: under overload this is the path of a record.
+    match counts.get_mut(name) {
+        Some(count) => *count += by,
+        None if by > 0 => {
+            counts.insert(name.into(), by);
+        }
+        None => {}
+    }
+}
