@@ -6,6 +6,8 @@
 //! module and nowhere else.
 
 mod buf_ring;
+mod credit;
+mod end;
 mod event;
 mod flight;
 mod probe;
@@ -14,10 +16,9 @@ mod setup;
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{cqueue, opcode, squeue};
@@ -96,7 +97,9 @@ const BLOCKING_WORKERS_MAX: u32 = 2;
 /// Workers per ring for operations without an end in sight. Sockets are polled instead, so one is plenty.
 const UNBOUNDED_WORKERS_MAX: u32 = 1;
 
-/// Completions the kernel has room for beside one per buffer and four turns of operations.
+/// Completions the kernel has room for: one per buffer and this many per entry, and never fewer than the minimum, which
+/// is 64 KiB of memory.
+const CQ_TURNS: u32 = 4;
 const CQ_ENTRIES_MIN: u32 = 4096;
 
 impl Ring {
@@ -104,14 +107,15 @@ impl Ring {
     ///
     /// Fails as the system call does; [`probe`] turns that into an explanation.
     pub fn new(config: RingConfig) -> io::Result<Ring> {
+        // Bytes received cannot overflow the queue: each completion holds a buffer until it is taken. What else is in
+        // flight at once is mostly sends; the kernel keeps what does not fit, at a price, and it shows in the stats.
+        let turns = config.entries.saturating_mul(CQ_TURNS);
+        let cq_entries = turns.saturating_add(config.buf_count as u32).max(CQ_ENTRIES_MIN);
+        Ring::with_room(config, cq_entries)
+    }
+
+    fn with_room(config: RingConfig, cq_entries: u32) -> io::Result<Ring> {
         let bufs = BufRing::new(config.buf_count, config.buf_len)?;
-        // A receive cannot overflow the queue: each of its completions holds a buffer until it is taken. What else is
-        // in flight at once is mostly sends; the kernel keeps what does not fit, at a price, and it shows in the stats.
-        let cq_entries = config
-            .entries
-            .saturating_mul(4)
-            .saturating_add(config.buf_count as u32)
-            .max(CQ_ENTRIES_MIN);
         let (ring, setup) = setup::build(config.entries, cq_entries)?;
         let queues = Queues::new(ring);
         bufs.register(queues.submitter())?;
@@ -158,6 +162,26 @@ impl Ring {
     pub fn recv(&mut self, fd: BorrowedFd<'_>, token: u64) -> OpId {
         let entry = opcode::RecvMulti::new(raw(fd), buf_ring::GROUP).build();
         self.start_without_memory(Op::Recv, token, entry)
+    }
+
+    /// As [`recv`](Ring::recv), but it ends by itself once `credit` bytes have come, rounded up to whole buffers; the
+    /// event that reaches the credit says so with `more: false`. Where the kernel knows no such end, see
+    /// [`keeps_credit`](Ring::keeps_credit), this is a plain receive.
+    pub fn recv_up_to(&mut self, fd: BorrowedFd<'_>, token: u64, credit: u32) -> OpId {
+        assert!(credit > 0, "no credit means no end to the kernel");
+        let entry = opcode::RecvMulti::new(raw(fd), buf_ring::GROUP).build();
+        let entry = if credit::is_kept() {
+            credit::limited(entry, credit)
+        } else {
+            entry
+        };
+        self.start_without_memory(Op::Recv, token, entry)
+    }
+
+    /// Whether [`recv_up_to`](Ring::recv_up_to) ends at its credit here: from kernel 6.17 on. The first call in a
+    /// process tries it, which takes a millisecond.
+    pub fn keeps_credit() -> bool {
+        credit::is_kept()
     }
 
     /// Tells each time the descriptor becomes readable, until it is cancelled: [`Event::Ready`]. Drain it before
@@ -328,132 +352,6 @@ impl Ring {
             .filter(|completion| cqueue::buffer_select(completion.flags()).is_some())
             .count();
     }
-
-    fn translate(&mut self, completion: &cqueue::Entry) -> Option<Event> {
-        let id = OpId::from_user_data(completion.user_data());
-        let result = outcome(completion.result());
-        let more = cqueue::more(completion.flags());
-        let bid = cqueue::buffer_select(completion.flags());
-        let flight = self.flights.get(id)?;
-        let (op, token) = (flight.op, flight.token);
-        let buf = if more { Vec::new() } else { self.flights.land(id)?.buf };
-        Some(match op {
-            Op::Accept => {
-                self.stats.multishots_ended += u64::from(result.is_ok() && !more);
-                Event::Accepted {
-                    token,
-                    result: result.map(take_fd),
-                    more,
-                }
-            }
-            Op::Recv => self.received(token, result, bid, more),
-            Op::Watch => Event::Ready { token, more },
-            Op::Send => {
-                let sent_all = result.and_then(|sent| {
-                    if sent as usize == buf.len() {
-                        Ok(())
-                    } else {
-                        Err(cut_short())
-                    }
-                });
-                Event::Sent {
-                    token,
-                    buf,
-                    result: sent_all,
-                }
-            }
-            Op::Write => Event::Written {
-                token,
-                buf,
-                result: result.map(|written| written as usize),
-            },
-            Op::Sync => Event::Synced {
-                token,
-                result: result.map(drop),
-            },
-        })
-    }
-
-    fn received(&mut self, token: u64, result: io::Result<u32>, bid: Option<u16>, more: bool) -> Event {
-        let len = *result.as_ref().unwrap_or(&0);
-        assert!(len == 0 || bid.is_some(), "received bytes come in a buffer");
-        // SAFETY: the buffer is named by the completion in hand, and every completion passes here once.
-        let lease = bid.map(|bid| unsafe { self.bufs.lease(bid, len) });
-        match (result, lease) {
-            (Ok(1..), Some(lease)) => {
-                self.stats.multishots_ended += u64::from(!more);
-                Event::Received {
-                    token,
-                    result: Ok(Some(lease)),
-                    more,
-                }
-            }
-            (other, lease) => {
-                // The end of the stream and errors can come with a buffer, which nobody else would give back.
-                if let Some(lease) = lease {
-                    self.release(lease);
-                }
-                self.ended(token, other, more)
-            }
-        }
-    }
-
-    fn ended(&mut self, token: u64, result: io::Result<u32>, more: bool) -> Event {
-        match result {
-            Err(err) if err.raw_os_error() == Some(libc::ENOBUFS) => {
-                self.stats.enobufs += 1;
-                Event::Starved { token }
-            }
-            other => Event::Received {
-                token,
-                result: other.map(|_| None),
-                more,
-            },
-        }
-    }
-}
-
-/// How long a ring that is dropped waits for the kernel to let go. Cancelled operations end at once; a write or a sync
-/// that has reached the disk cannot be cancelled and takes as long as the disk.
-const REAP_MAX: Duration = Duration::from_secs(5);
-
-/// How long one round of that waits before asking again: a request on its way between two queues is not found by a
-/// cancellation that passes at that moment.
-const REAP_ROUND: Duration = Duration::from_millis(100);
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        let unsubmitted: Vec<squeue::Entry> = self.queues.unsubmit().collect();
-        for entry in unsubmitted {
-            let _never_started = self.flights.land(OpId::from_user_data(entry.get_user_data()));
-        }
-        if !self.reap() {
-            // The kernel may still read or write this memory, so it is never freed.
-            mem::forget(mem::take(&mut self.flights));
-            self.bufs.leak();
-        }
-    }
-}
-
-impl Ring {
-    /// Cancels everything and takes the completions, closing connections that were accepted and never seen. False if
-    /// the kernel has not let go of everything in time.
-    fn reap(&mut self) -> bool {
-        let deadline = Instant::now() + REAP_MAX;
-        loop {
-            while let Some(_unseen) = self.next() {}
-            if self.flights.len() == 0 {
-                return true;
-            }
-            if Instant::now() >= deadline {
-                return false;
-            }
-            // Neither outcome ends the round early: what could not be found or stopped has yet to complete, and a ring
-            // that fails for good ends at the deadline.
-            let _unstopped = self.queues.cancel_all(REAP_ROUND);
-            let _failed = self.wait(Some(REAP_ROUND));
-        }
-    }
 }
 
 fn raw(fd: BorrowedFd<'_>) -> Fd {
@@ -466,21 +364,6 @@ fn kernel_len(len: usize) -> u32 {
     len as u32
 }
 
-/// A completion's result: what was done, or which errno.
-fn outcome(result: i32) -> io::Result<u32> {
-    u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
-}
-
-fn take_fd(number: u32) -> OwnedFd {
-    // SAFETY: an accept completed with this descriptor: it is new, and this is the one place that hears of it.
-    unsafe { OwnedFd::from_raw_fd(number as i32) }
-}
-
-/// MSG_WAITALL makes the kernel go on until all is sent, so fewer bytes than asked mean that it could not.
-fn cut_short() -> io::Error {
-    io::Error::new(io::ErrorKind::WriteZero, "the connection broke while sending")
-}
-
 /// Waits that end without an event and are no fault: the time is up, a signal came, or the kernel wants its
 /// completions taken before it gives more.
 fn is_a_turn(err: &io::Error) -> bool {
@@ -489,3 +372,6 @@ fn is_a_turn(err: &io::Error) -> bool {
         Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
     )
 }
+
+#[cfg(test)]
+mod tests;

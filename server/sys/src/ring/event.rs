@@ -1,16 +1,17 @@
 //! What a ring has to tell.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 
-use super::Lease;
+use io_uring::cqueue;
+
+use super::flight::Op;
+use super::{Lease, OpId, Ring};
 
 /// One completion, translated. `token` is the caller's own, from when the operation was started.
 ///
 /// Where there is a `more`, it says that the same operation goes on; without it, it has ended and its [`OpId`] names
 /// nothing any more. A cancelled operation ends with the error `ECANCELED`, or without one if it finished first.
-///
-/// [`OpId`]: super::OpId
 #[derive(Debug)]
 pub enum Event {
     /// From `accept`: a connection, or why there is none.
@@ -70,4 +71,105 @@ pub enum Event {
         /// Whether it is still watched.
         more: bool,
     },
+}
+
+impl Ring {
+    /// The event of a completion; none if it belongs to nothing in flight.
+    pub(super) fn translate(&mut self, completion: &cqueue::Entry) -> Option<Event> {
+        let id = OpId::from_user_data(completion.user_data());
+        let result = outcome(completion.result());
+        let more = cqueue::more(completion.flags());
+        let bid = cqueue::buffer_select(completion.flags());
+        let flight = self.flights.get(id)?;
+        let (op, token) = (flight.op, flight.token);
+        let buf = if more { Vec::new() } else { self.flights.land(id)?.buf };
+        Some(match op {
+            Op::Accept => {
+                self.stats.multishots_ended += u64::from(result.is_ok() && !more);
+                Event::Accepted {
+                    token,
+                    result: result.map(take_fd),
+                    more,
+                }
+            }
+            Op::Recv => self.received(token, result, bid, more),
+            Op::Watch => Event::Ready { token, more },
+            Op::Send => {
+                let sent_all = result.and_then(|sent| {
+                    if sent as usize == buf.len() {
+                        Ok(())
+                    } else {
+                        Err(cut_short())
+                    }
+                });
+                Event::Sent {
+                    token,
+                    buf,
+                    result: sent_all,
+                }
+            }
+            Op::Write => Event::Written {
+                token,
+                buf,
+                result: result.map(|written| written as usize),
+            },
+            Op::Sync => Event::Synced {
+                token,
+                result: result.map(drop),
+            },
+        })
+    }
+
+    fn received(&mut self, token: u64, result: io::Result<u32>, bid: Option<u16>, more: bool) -> Event {
+        let len = *result.as_ref().unwrap_or(&0);
+        assert!(len == 0 || bid.is_some(), "received bytes come in a buffer");
+        // SAFETY: the buffer is named by the completion in hand, and every completion passes here once.
+        let lease = bid.map(|bid| unsafe { self.bufs.lease(bid, len) });
+        match (result, lease) {
+            (Ok(1..), Some(lease)) => {
+                self.stats.multishots_ended += u64::from(!more);
+                Event::Received {
+                    token,
+                    result: Ok(Some(lease)),
+                    more,
+                }
+            }
+            (other, lease) => {
+                // The end of the stream and errors can come with a buffer, which nobody else would give back.
+                if let Some(lease) = lease {
+                    self.release(lease);
+                }
+                self.ended(token, other, more)
+            }
+        }
+    }
+
+    fn ended(&mut self, token: u64, result: io::Result<u32>, more: bool) -> Event {
+        match result {
+            Err(err) if err.raw_os_error() == Some(libc::ENOBUFS) => {
+                self.stats.enobufs += 1;
+                Event::Starved { token }
+            }
+            other => Event::Received {
+                token,
+                result: other.map(|_| None),
+                more,
+            },
+        }
+    }
+}
+
+/// A completion's result: what was done, or which errno.
+fn outcome(result: i32) -> io::Result<u32> {
+    u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}
+
+fn take_fd(number: u32) -> OwnedFd {
+    // SAFETY: an accept completed with this descriptor: it is new, and this is the one place that hears of it.
+    unsafe { OwnedFd::from_raw_fd(number as i32) }
+}
+
+/// MSG_WAITALL makes the kernel go on until all is sent, so fewer bytes than asked mean that it could not.
+fn cut_short() -> io::Error {
+    io::Error::new(io::ErrorKind::WriteZero, "the connection broke while sending")
 }
