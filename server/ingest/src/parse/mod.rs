@@ -4,18 +4,23 @@
 //! never changes, keeps or copies on a line, never recurses, and once made never allocates. It does not know what a
 //! record is for.
 //!
-//! The verdict is that of simd-json (the `arbiter`). The faults of a line are looked for in this order, and the
-//! first one found is the one told: `reserved_key`, `line_too_long`, `invalid_utf8`, then whatever comes first in
-//! the line of `bad_json` and `too_deep`, then `not_object`, `missing_field`, `bad_type`. Of keys that occur twice the
-//! last one counts.
+//! The verdict is that of simd-json (`arbiter`), but most records never get there: `walk` knows a usual record from
+//! its quotes alone, which the block index finds in one pass over a piece of the body. The faults of a line are looked
+//! for in this order, and the first one found is the one told: `reserved_key`, `line_too_long`, `invalid_utf8`, then
+//! whatever comes first in the line of `bad_json` and `too_deep`, then `not_object`, `missing_field`, `bad_type`. Of
+//! keys that occur twice the last one counts.
 
 mod arbiter;
 mod fault;
+mod walk;
 
 use arbiter::Arbiter;
-use memchr::memchr;
+use memchr::{memchr, memrchr};
+use ringest_simd::BlockIndex;
 use ringest_wire::control::PREFIX;
 use ringest_wire::{Code, Severity, frame};
+use std::ops::Range;
+use walk::Walk;
 
 /// The highest `depth_max`: one bit per level, in one word.
 pub const DEPTH_MAX: usize = 64;
@@ -45,9 +50,20 @@ pub struct Line {
 /// Judges lines, one by one or a body at a time.
 pub struct Parser {
     line_len_max: usize,
+    depth_max: usize,
     arbiter: Arbiter,
+    /// Of the line that [`Parser::check`] is given.
+    line_index: BlockIndex,
+    /// Of the piece.
+    index: BlockIndex,
+    /// The run of whole lines of the loaded body that is indexed.
+    piece: Range<usize>,
+    /// The piece is not UTF-8, so some line in it is not.
+    suspect: bool,
     /// Where the next line of the loaded body starts.
     at: usize,
+    /// The number of the first position in `index` that is not before `at`.
+    cursor: usize,
 }
 
 impl Parser {
@@ -58,8 +74,14 @@ impl Parser {
         assert!((1..=DEPTH_MAX).contains(&depth_max), "depth_max is 1 to {DEPTH_MAX}");
         Parser {
             line_len_max,
+            depth_max,
             arbiter: Arbiter::new(line_len_max, depth_max),
+            line_index: BlockIndex::with_capacity(line_len_max),
+            index: BlockIndex::with_capacity(PIECE_LEN.max(line_len_max + b"\r\n".len())),
+            piece: 0..0,
+            suspect: false,
             at: 0,
+            cursor: 0,
         }
     }
 
@@ -68,6 +90,92 @@ impl Parser {
     /// # Errors
     /// What is wrong with it.
     pub fn check(&mut self, line: &[u8]) -> Result<Severity, Reject> {
+        if line.len() <= self.line_len_max {
+            self.line_index.build(line);
+            let mut walk = Walk::new(line, self.line_index.positions(), 0, 0);
+            let severity = walk.record(self.depth_max);
+            let whole = walk.at() == line.len();
+            if let Some(severity) = severity
+                && whole
+                && (self.line_index.is_ascii() || simdutf8::basic::from_utf8(line).is_ok())
+            {
+                return Ok(severity);
+            }
+        }
+        self.judge(line)
+    }
+
+    /// Begins with a body: whole lines, each ending in `\n`.
+    pub fn load(&mut self, body: &[u8]) {
+        debug_assert!(
+            body.last().is_none_or(|&byte| byte == b'\n'),
+            "a body is a run of whole lines"
+        );
+        self.piece = 0..0;
+        self.at = 0;
+    }
+
+    /// Judges the next line that is not empty of the body that was loaded; `None` behind the last.
+    #[inline]
+    pub fn next_line(&mut self, body: &[u8]) -> Option<Line> {
+        loop {
+            if self.at == self.piece.end {
+                self.index_piece(body)?;
+            }
+            let base = self.piece.start;
+            let start = self.at;
+            let positions = self.index.positions();
+            let mut walk = Walk::new(&body[base..], positions, start - base, self.cursor);
+            let severity = walk.record(self.depth_max);
+            let stopped = base + walk.at();
+            // From where the walk stopped, which is the ending if it knew the line.
+            let mut cursor = walk.cursor();
+            while body[base + positions[cursor] as usize] != b'\n' {
+                cursor += 1;
+            }
+            let newline = base + positions[cursor] as usize;
+            self.cursor = cursor + 1;
+            self.at = newline + 1;
+            let line = frame::trim_cr(&body[start..newline]);
+            let end = start + line.len();
+            if line.is_empty() {
+                continue;
+            }
+            let verdict = match severity {
+                Some(severity)
+                    if stopped == end && line.len() <= self.line_len_max && !(self.suspect && !line.is_ascii()) =>
+                {
+                    Ok(severity)
+                }
+                _ => self.judge(line),
+            };
+            return Some(Line {
+                start,
+                end,
+                next: newline + 1,
+                verdict,
+            });
+        }
+    }
+
+    /// Indexes the next piece of the body: as many whole lines as fit, or one that is longer.
+    fn index_piece(&mut self, body: &[u8]) -> Option<()> {
+        let rest = &body[self.at..];
+        let len = match memrchr(b'\n', &rest[..rest.len().min(PIECE_LEN)]) {
+            Some(newline) => newline + 1,
+            None => memchr(b'\n', rest)? + 1,
+        };
+        self.piece = self.at..self.at + len;
+        self.cursor = 0;
+        let piece = &rest[..len];
+        self.index.build(piece);
+        self.suspect = !self.index.is_ascii() && simdutf8::basic::from_utf8(piece).is_err();
+        Some(())
+    }
+
+    /// The verdict on a line that the walk does not know.
+    #[cold]
+    fn judge(&mut self, line: &[u8]) -> Result<Severity, Reject> {
         if line.starts_with(PREFIX) {
             return Err(Reject {
                 code: Code::ReservedKey,
@@ -82,32 +190,7 @@ impl Parser {
         }
         self.arbiter.judge(line)
     }
-
-    /// Begins with a body: whole lines, each ending in `\n`.
-    pub fn load(&mut self, body: &[u8]) {
-        debug_assert!(
-            body.last().is_none_or(|&byte| byte == b'\n'),
-            "a body is a run of whole lines"
-        );
-        self.at = 0;
-    }
-
-    /// Judges the next line that is not empty of the body that was loaded; `None` behind the last.
-    pub fn next_line(&mut self, body: &[u8]) -> Option<Line> {
-        loop {
-            let start = self.at;
-            let newline = start + memchr(b'\n', &body[start..])?;
-            self.at = newline + 1;
-            let line = frame::trim_cr(&body[start..newline]);
-            if !line.is_empty() {
-                let verdict = self.check(line);
-                return Some(Line {
-                    start,
-                    end: start + line.len(),
-                    next: newline + 1,
-                    verdict,
-                });
-            }
-        }
-    }
 }
+
+/// Bytes indexed at a time: the piece and its index stay in the first-level cache.
+const PIECE_LEN: usize = 16 << 10;
