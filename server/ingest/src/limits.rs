@@ -173,7 +173,7 @@ mod tests {
         };
         assert!(small_batch.check().unwrap_err().contains("batch"));
         let small_segment = Limits {
-            segment_len: (limits.segment_len_min() / 4096) * 4096,
+            segment_len: limits.segment_len_min() - 1,
             ..limits.clone()
         };
         assert!(small_segment.check().unwrap_err().contains("segment"));

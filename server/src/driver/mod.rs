@@ -1,0 +1,67 @@
+//! The backends: one file each, which runs a shard on one kernel interface. Same seat, same summary, one match.
+//!
+//! A driver translates and has no opinion: it parses nothing, counts no record, decides no seal and no retry. What the
+//! two have in common is a shape, not code: wait, tell the shard what happened, do what it asks.
+
+mod epoll;
+mod uring;
+
+use crate::storage::fault;
+use crate::worker::{Seat, Summary};
+use ringest_ingest::{Fault, SegmentId};
+use std::io;
+
+/// A kernel interface to run shards on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Completions: sockets and files on one ring.
+    Uring,
+    /// Readiness: sockets by epoll, files on a writer thread of the same core.
+    Epoll,
+}
+
+impl Backend {
+    /// The name on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Backend::Uring => "uring",
+            Backend::Epoll => "epoll",
+        }
+    }
+}
+
+/// A driver that has everything it needs.
+pub(crate) enum Driver {
+    Uring(Box<uring::Uring>),
+    Epoll(Box<epoll::Epoll>),
+}
+
+/// Sets a driver up, on the thread that will run it.
+///
+/// # Errors
+/// What the kernel refused.
+pub(crate) fn prepare(backend: Backend, seat: Seat) -> io::Result<Driver> {
+    Ok(match backend {
+        Backend::Uring => Driver::Uring(Box::new(uring::Uring::new(seat)?)),
+        Backend::Epoll => Driver::Epoll(Box::new(epoll::Epoll::new(seat)?)),
+    })
+}
+
+impl Driver {
+    /// Runs the shard until it is drained or aborted.
+    ///
+    /// # Errors
+    /// What the kernel refused, so that the shard cannot go on.
+    pub(crate) fn run(self) -> io::Result<Summary> {
+        match self {
+            Driver::Uring(driver) => driver.run(),
+            Driver::Epoll(driver) => driver.run(),
+        }
+    }
+}
+
+/// Says once, where it happened, how storage failed.
+pub(crate) fn report(what: &str, segment: SegmentId, error: &io::Error) -> Fault {
+    eprintln!("ringest-server: {what} of segment {} failed: {error}; its data goes to a new one", segment.0);
+    fault(error)
+}

@@ -1,0 +1,533 @@
+//! A shard on io_uring: one ring for its sockets, its files and its bell.
+//!
+//! Receives are multishot into the ring's own buffers; a buffer is lent to the shard for one call and goes back. A
+//! connection whose chunk the shard does not want yet keeps the buffer and is read no further. A receive that ended is
+//! armed again through one queue, in order and only while buffers are free, because arming at once lets the first few
+//! connections take every buffer of every turn.
+//!
+//! Whole pages of large blocks bypass the page cache through the ring. Everything small goes through it by write(2):
+//! on common file systems a ring hands that to another thread, which costs more than the write.
+
+use super::report;
+use crate::worker::{Files, Inbox, Letterbox, Message, Seat, Summary};
+use ringest_ingest::{Action, Block, Fault, SegmentId, SessionId, Shard, ShardId};
+use ringest_sys::net;
+use ringest_sys::ring::{Event, Lease, OpId, Ring, RingConfig};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+pub(crate) struct Uring {
+    ring: Ring,
+    shard: Shard,
+    id: ShardId,
+    listener: Option<TcpListener>,
+    accepting: Option<OpId>,
+    /// When to accept again, after the process ran out of descriptors.
+    accept_at: Option<Instant>,
+    inbox: Inbox,
+    peers: Vec<Letterbox>,
+    files: Files,
+    /// By the session's slot.
+    connections: Vec<Option<Connection>>,
+    /// Sessions whose receive has ended and has to be armed again, first come first served.
+    unarmed: VecDeque<SessionId>,
+    /// Connections on which all is said, until their peers have closed too; by the token of their former session.
+    parting: HashMap<u64, Parting>,
+    part_at: Option<Instant>,
+    /// Connections that go to another shard once their receive has ended.
+    moving: HashMap<u64, Moving>,
+    /// Blocks whose pages the kernel has, by the token of the write.
+    writing: HashMap<u64, Writing>,
+    next_write: u64,
+    buffers: usize,
+    chunk_len_max: usize,
+    is_draining: bool,
+    is_aborted: bool,
+}
+
+struct Connection {
+    id: SessionId,
+    fd: OwnedFd,
+    receive: Option<OpId>,
+    /// What the shard did not want yet, in order.
+    held: VecDeque<Held>,
+}
+
+enum Held {
+    /// A buffer of the ring.
+    Lease(Lease),
+    /// What another shard had received.
+    Bytes(Vec<u8>),
+    /// The end of the stream.
+    End,
+}
+
+struct Parting {
+    fd: OwnedFd,
+    receive: Option<OpId>,
+    until: Instant,
+}
+
+struct Moving {
+    fd: OwnedFd,
+    to: ShardId,
+    received: Vec<u8>,
+}
+
+struct Writing {
+    block: Block,
+    /// The part of the block that is not written yet.
+    rest: std::ops::Range<usize>,
+}
+
+impl Uring {
+    pub(crate) fn new(seat: Seat) -> io::Result<Uring> {
+        let config = RingConfig { entries: ENTRIES, buf_count: BUFFERS, buf_len: seat.buffer_len };
+        let mut ring = Ring::new(config)?;
+        let accepting = Some(ring.accept(seat.listener.as_fd(), 0));
+        ring.watch(seat.inbox.bell.as_fd(), 0);
+        Ok(Uring {
+            ring,
+            shard: seat.shard,
+            id: seat.id,
+            listener: Some(seat.listener),
+            accepting,
+            accept_at: None,
+            inbox: seat.inbox,
+            peers: seat.peers,
+            files: seat.files,
+            connections: Vec::new(),
+            unarmed: VecDeque::new(),
+            parting: HashMap::new(),
+            part_at: None,
+            moving: HashMap::new(),
+            writing: HashMap::new(),
+            next_write: 0,
+            buffers: BUFFERS,
+            chunk_len_max: seat.buffer_len,
+            is_draining: false,
+            is_aborted: false,
+        })
+    }
+
+    pub(crate) fn run(mut self: Box<Self>) -> io::Result<Summary> {
+        self.act(Instant::now());
+        while !self.is_aborted && !self.is_done() {
+            self.turn()?;
+        }
+        Ok(self.summary())
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        self.ring.wait(self.timeout(Instant::now()))?;
+        let now = Instant::now();
+        while let Some(event) = self.ring.next() {
+            self.tell(event, now);
+        }
+        if self.shard.poll_timeout().is_some_and(|at| now >= at) {
+            self.shard.handle_timeout(now);
+        }
+        self.act(now);
+        self.arm();
+        self.part(now);
+        Ok(())
+    }
+
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        if !self.unarmed.is_empty() && self.ring.free_buffers() > 0 {
+            return Some(Duration::ZERO);
+        }
+        let at = [self.shard.poll_timeout(), self.part_at, self.accept_at].into_iter().flatten().min();
+        at.map(|at| at.saturating_duration_since(now))
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_draining
+            && self.shard.is_drained()
+            && self.files.is_quiet()
+            && self.parting.is_empty()
+            && self.moving.is_empty()
+    }
+
+    // What happened.
+
+    fn tell(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Accepted { result, more, .. } => self.tell_accepted(result, more, now),
+            Event::Received { token, result, more } => self.tell_received(token, result, more, now),
+            Event::Starved { token } => {
+                if let Some(connection) = self.connection(SessionId::from_token(token)) {
+                    connection.receive = None;
+                    let id = connection.id;
+                    self.unarmed.push_back(id);
+                } else {
+                    self.tell_parted(token, true);
+                }
+            }
+            Event::Sent { token, buf, result } => {
+                let id = SessionId::from_token(token);
+                self.shard.handle_sent(id, buf, now);
+                if result.is_err() {
+                    self.lose(id, now);
+                }
+            }
+            Event::Written { token, buf, result } => self.tell_written(token, buf, result, now),
+            Event::Synced { token, result } => {
+                let outcome = result.map_err(|error| report("sync", SegmentId(token), &error));
+                self.shard.handle_synced(SegmentId(token), outcome, now);
+            }
+            Event::Ready { more, .. } => {
+                self.inbox.bell.drain();
+                while let Some(message) = self.inbox.take() {
+                    self.obey(message, now);
+                }
+                if !more {
+                    self.ring.watch(self.inbox.bell.as_fd(), 0);
+                }
+            }
+        }
+    }
+
+    fn tell_accepted(&mut self, result: io::Result<OwnedFd>, more: bool, now: Instant) {
+        if !more {
+            self.accepting = None;
+        }
+        match result {
+            Ok(fd) => self.adopt(fd, None, now),
+            Err(_) if self.is_draining => return,
+            // Out of descriptors or memory: those who are connected are served, those who wait are kept waiting.
+            Err(_) => self.accept_at = Some(now + ACCEPT_PAUSE),
+        }
+        if !more && self.accept_at.is_none() {
+            self.accept();
+        }
+    }
+
+    fn tell_received(&mut self, token: u64, result: io::Result<Option<Lease>>, more: bool, now: Instant) {
+        let id = SessionId::from_token(token);
+        let Some(connection) = self.connection(id) else {
+            if let Ok(Some(lease)) = result {
+                if let Some(moving) = self.moving.get_mut(&token) {
+                    moving.received.extend_from_slice(self.ring.lent(&lease));
+                }
+                self.ring.release(lease);
+                if !more {
+                    self.tell_parted(token, true);
+                }
+            } else if !more {
+                self.tell_parted(token, false);
+            }
+            return;
+        };
+        if !more {
+            connection.receive = None;
+        }
+        match result {
+            Ok(Some(lease)) => {
+                connection.held.push_back(Held::Lease(lease));
+                self.feed(id, now);
+            }
+            Ok(None) => {
+                connection.held.push_back(Held::End);
+                self.feed(id, now);
+            }
+            Err(error) if error.raw_os_error() == Some(ECANCELED) => {}
+            Err(_) => return self.lose(id, now),
+        }
+        self.rearm(id);
+    }
+
+    fn tell_written(&mut self, token: u64, buf: Vec<u8>, result: io::Result<usize>, now: Instant) {
+        let Some(mut writing) = self.writing.remove(&token) else { return };
+        let segment = writing.block.segment();
+        let outcome = match result {
+            Ok(0) => Err(report("write", segment, &io::Error::from(io::ErrorKind::WriteZero))),
+            Ok(len) if len < writing.rest.len() => {
+                // The kernel took a part; what is left is still the same write.
+                writing.rest.start += len;
+                return self.submit(writing, buf);
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(report("write", segment, &error)),
+        };
+        writing.block.put_buffer(buf);
+        self.shard.handle_written(writing.block, outcome, now);
+    }
+
+    /// A receive has ended on a connection that is no session's any more.
+    fn tell_parted(&mut self, token: u64, is_open: bool) {
+        if let Some(moving) = self.moving.remove(&token) {
+            let message = Message::Moved { connection: moving.fd, received: moving.received };
+            self.peers[usize::from(moving.to.0)].post(message);
+        } else if is_open && let Some(parting) = self.parting.get_mut(&token) {
+            parting.receive = Some(self.ring.recv(parting.fd.as_fd(), token));
+        } else if let Some(parting) = self.parting.remove(&token) {
+            self.ring.close(parting.fd);
+        }
+    }
+
+    fn obey(&mut self, message: Message, now: Instant) {
+        match message {
+            Message::Moved { connection, received } => self.adopt(connection, Some(received), now),
+            Message::Opened(segment, outcome) => {
+                let outcome = self.files.handle_opened(segment, outcome);
+                self.shard.handle_opened(segment, outcome, now);
+            }
+            Message::Closed => self.files.handle_closed(),
+            Message::Drain => {
+                self.is_draining = true;
+                self.accept_at = None;
+                if let Some(accepting) = self.accepting.take() {
+                    self.ring.cancel(accepting);
+                }
+                if let Some(listener) = self.listener.take() {
+                    self.ring.close(listener.into());
+                }
+                self.shard.handle_drain(now);
+            }
+            Message::Abort => self.is_aborted = true,
+        }
+    }
+
+    /// Takes a connection in: a new one, or one that another shard has begun with.
+    fn adopt(&mut self, fd: OwnedFd, received: Option<Vec<u8>>, now: Instant) {
+        let Some(id) = self.shard.handle_accepted(now) else { return };
+        let receive = Some(self.ring.recv(fd.as_fd(), id.token()));
+        let held = received.into_iter().map(Held::Bytes).collect();
+        let slot = id.slot();
+        if self.connections.len() <= slot {
+            self.connections.resize_with(slot + 1, || None);
+        }
+        self.connections[slot] = Some(Connection { id, fd, receive, held });
+        self.feed(id, now);
+    }
+
+    /// Hands the shard what is held, as far as it wants it.
+    fn feed(&mut self, id: SessionId, now: Instant) {
+        loop {
+            let Uring { connections, shard, ring, .. } = self;
+            let Some(connection) = connections.get_mut(id.slot()).and_then(Option::as_mut) else { return };
+            if connection.id != id || connection.held.is_empty() {
+                return;
+            }
+            if !shard.wants(id) {
+                // Read no further: what one peer sends must not take the buffers of all.
+                if let Some(receive) = connection.receive {
+                    ring.cancel(receive);
+                }
+                return;
+            }
+            match connection.held.pop_front() {
+                Some(Held::Lease(lease)) => {
+                    shard.handle_bytes(id, ring.lent(&lease), now);
+                    ring.release(lease);
+                }
+                Some(Held::Bytes(mut bytes)) => {
+                    let rest = bytes.split_off(bytes.len().min(self.chunk_len_max));
+                    if !rest.is_empty() {
+                        connection.held.push_front(Held::Bytes(rest));
+                    }
+                    shard.handle_bytes(id, &bytes, now);
+                }
+                Some(Held::End) => shard.handle_end(id, now),
+                None => return,
+            }
+        }
+    }
+
+    // What is to be done.
+
+    fn act(&mut self, now: Instant) {
+        while let Some(action) = self.shard.poll() {
+            match action {
+                Action::Open(segment) => self.files.open(segment),
+                Action::Write(block) => self.write(block, now),
+                Action::Sync(segment) => {
+                    self.ring.fdatasync(self.files.get(segment).as_fd(), segment.0);
+                }
+                Action::CloseSegment { segment, len } => self.files.close(segment, len),
+                Action::Send(id, buf) => self.send(id, buf, now),
+                Action::Resume(id) => {
+                    self.feed(id, now);
+                    self.rearm(id);
+                }
+                Action::HandOff { session, shard, received } => self.hand_off(session, shard, received),
+                Action::Close(id) => self.close(id, now),
+            }
+        }
+    }
+
+    fn write(&mut self, mut block: Block, now: Instant) {
+        let file = self.files.get(block.segment());
+        let pages = block.parts().pages;
+        if pages.is_empty() || file.direct().is_none() {
+            let outcome = file.write(&block).map_err(|error| report("write", block.segment(), &error));
+            return self.shard.handle_written(block, outcome, now);
+        }
+        if let Err(error) = file.write_ends(&block) {
+            let fault = report("write", block.segment(), &error);
+            return self.shard.handle_written(block, Err(fault), now);
+        }
+        let buf = block.take_buffer();
+        self.submit(Writing { block, rest: pages }, buf);
+    }
+
+    fn submit(&mut self, writing: Writing, buf: Vec<u8>) {
+        let token = self.next_write;
+        self.next_write += 1;
+        let file = self.files.get(writing.block.segment());
+        let direct = file.direct().expect("pages go to the ring only where they can bypass the page cache");
+        let offset = writing.block.offset_of(writing.rest.start);
+        self.ring.write(direct.as_fd(), token, buf, writing.rest.clone(), offset);
+        self.writing.insert(token, writing);
+    }
+
+    fn send(&mut self, id: SessionId, buf: Vec<u8>, now: Instant) {
+        let Uring { connections, ring, shard, .. } = self;
+        match connections.get(id.slot()).and_then(Option::as_ref).filter(|connection| connection.id == id) {
+            Some(connection) => {
+                ring.send(connection.fd.as_fd(), id.token(), buf);
+            }
+            None => shard.handle_sent(id, buf, now),
+        }
+    }
+
+    fn hand_off(&mut self, id: SessionId, to: ShardId, mut received: Vec<u8>) {
+        let Some(connection) = self.remove(id) else { return };
+        for held in connection.held {
+            if let Held::Lease(lease) = held {
+                received.extend_from_slice(self.ring.lent(&lease));
+                self.ring.release(lease);
+            }
+        }
+        let token = id.token();
+        self.moving.insert(token, Moving { fd: connection.fd, to, received });
+        match connection.receive {
+            Some(receive) => self.ring.cancel(receive),
+            None => self.tell_parted(token, false),
+        }
+    }
+
+    /// All is said. What the peer still sends is read and dropped for a while: closing on unread bytes would make the
+    /// kernel throw away the last answers.
+    fn close(&mut self, id: SessionId, now: Instant) {
+        let Some(connection) = self.remove(id) else { return };
+        // A connection that is broken already has nobody to tell.
+        let _ = net::shutdown(connection.fd.as_fd(), Shutdown::Write);
+        self.release(connection.held);
+        let token = id.token();
+        let receive = connection.receive.unwrap_or_else(|| self.ring.recv(connection.fd.as_fd(), token));
+        let until = now + LINGER;
+        self.parting.insert(token, Parting { fd: connection.fd, receive: Some(receive), until });
+        self.part_at.get_or_insert(until);
+    }
+
+    fn lose(&mut self, id: SessionId, now: Instant) {
+        self.shard.handle_lost(id, now);
+        if let Some(connection) = self.remove(id) {
+            self.release(connection.held);
+            self.end(connection.fd, connection.receive);
+        }
+    }
+
+    /// Closes a connection on which nothing more is to come. Closing alone would not end its receive.
+    fn end(&mut self, fd: OwnedFd, receive: Option<OpId>) {
+        let _ = net::shutdown(fd.as_fd(), Shutdown::Both);
+        if let Some(receive) = receive {
+            self.ring.cancel(receive);
+        }
+        self.ring.close(fd);
+    }
+
+    /// Ends the connections whose peers had their time to close.
+    fn part(&mut self, now: Instant) {
+        if self.part_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let late: Vec<u64> = self.parting.iter().filter(|(_, it)| it.until <= now).map(|(token, _)| *token).collect();
+        for token in late {
+            if let Some(parting) = self.parting.remove(&token) {
+                self.end(parting.fd, parting.receive);
+            }
+        }
+        self.part_at = self.parting.values().map(|parting| parting.until).min();
+    }
+
+    fn accept(&mut self) {
+        if let Some(listener) = &self.listener {
+            self.accepting = Some(self.ring.accept(listener.as_fd(), 0));
+        }
+    }
+
+    /// Queues a session to be read on, if it should be.
+    fn rearm(&mut self, id: SessionId) {
+        if let Some(connection) = self.connection(id)
+            && connection.receive.is_none()
+            && connection.held.is_empty()
+        {
+            self.unarmed.push_back(id);
+        }
+    }
+
+    /// Reads on where reading had ended: in the order it ended, for no more connections than there are buffers.
+    fn arm(&mut self) {
+        if self.accept_at.is_some_and(|at| Instant::now() >= at) {
+            self.accept_at = None;
+            self.accept();
+        }
+        let mut budget = self.ring.free_buffers().min(self.buffers / 2);
+        while budget > 0
+            && let Some(id) = self.unarmed.pop_front()
+        {
+            let Uring { connections, ring, .. } = self;
+            let Some(connection) = connections.get_mut(id.slot()).and_then(Option::as_mut) else { continue };
+            if connection.id == id && connection.receive.is_none() && connection.held.is_empty() {
+                connection.receive = Some(ring.recv(connection.fd.as_fd(), id.token()));
+                budget -= 1;
+            }
+        }
+    }
+
+    fn connection(&mut self, id: SessionId) -> Option<&mut Connection> {
+        let connection = self.connections.get_mut(id.slot())?.as_mut()?;
+        (connection.id == id).then_some(connection)
+    }
+
+    fn remove(&mut self, id: SessionId) -> Option<Connection> {
+        self.connection(id)?;
+        self.connections[id.slot()].take()
+    }
+
+    fn release(&mut self, held: VecDeque<Held>) {
+        for held in held {
+            if let Held::Lease(lease) = held {
+                self.ring.release(lease);
+            }
+        }
+    }
+
+    fn summary(&self) -> Summary {
+        Summary {
+            shard: self.id.0,
+            tally: self.shard.tally().clone(),
+            in_flight: self.shard.in_flight(),
+            setup: format!("{:?}", self.ring.setup()),
+            counters: format!("{:?}", self.ring.stats()),
+            drained: self.shard.is_drained(),
+        }
+    }
+}
+
+/// Operations submitted in one system call.
+const ENTRIES: u32 = 1024;
+/// Buffers to receive into. Few and large: what decides is how many bytes come with one completion.
+const BUFFERS: usize = 64;
+/// How long accepting pauses when the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a peer has to close after all was said.
+const LINGER: Duration = Duration::from_secs(1);
+/// A receive that was cancelled ends with it.
+const ECANCELED: i32 = 125;
