@@ -30,6 +30,7 @@ pub struct Connection {
     control: Vec<u8>,
     /// The socket takes no more; the poller says when it does.
     blocked: bool,
+    trouble: Option<Trouble>,
 }
 
 /// How it speaks, and what is unfinished of what it hears.
@@ -43,12 +44,17 @@ enum Dialect {
 #[derive(Debug)]
 enum Link {
     Up(TcpStream),
-    Down {
-        since_ns: u64,
-        again_ns: u64,
-        pause_ns: u64,
-    },
+    /// To be tried again then.
+    Down(u64),
     Over,
+}
+
+/// Connections that broke, or could not be made, since a line was last answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Trouble {
+    since_ns: u64,
+    /// How long to wait before the next attempt.
+    pause_ns: u64,
 }
 
 /// How the connections of a run speak in session mode.
@@ -62,7 +68,7 @@ pub struct SessionTerms {
 
 impl Connection {
     /// Not yet connected. `terms` makes it a session.
-    pub fn new(token: u64, sender: Sender, peer: SocketAddr, terms: Option<&SessionTerms>, now_ns: u64) -> Connection {
+    pub fn new(token: u64, sender: Sender, peer: SocketAddr, terms: Option<&SessionTerms>) -> Connection {
         let dialect = match terms {
             None => Dialect::Plain(Replies::default()),
             Some(terms) => {
@@ -79,14 +85,11 @@ impl Connection {
             stamp: Stamp::new(sender),
             peer,
             dialect,
-            link: Link::Down {
-                since_ns: now_ns,
-                again_ns: now_ns,
-                pause_ns: PAUSE_MIN_NS,
-            },
+            link: Link::Down(0),
             books: Books::new(),
             control: Vec::new(),
             blocked: false,
+            trouble: None,
         }
     }
 
@@ -227,16 +230,21 @@ impl Connection {
             }
             Err(error) => return Err(self.broken(&error)),
         };
-        match &mut self.dialect {
+        let settled = self.books.flight.settled();
+        let outcome = match &mut self.dialect {
             Dialect::Plain(replies) => hear_replies(replies, &buf[..len], &mut self.books, desk, self.peer),
             Dialect::Session(session, framer) => hear_answers(session, framer, &buf[..len], &mut self.books, desk),
+        };
+        if self.books.flight.settled() > settled {
+            self.trouble = None;
         }
+        outcome
     }
 
     /// When [`Connection::handle_timeout`] wants to be called.
     pub fn timeout(&self) -> Option<u64> {
         match (&self.link, self.phase()) {
-            (Link::Down { again_ns, .. }, _) => Some(*again_ns),
+            (Link::Down(again_ns), _) => Some(*again_ns),
             (Link::Up(_), Phase::Held { until_ns, .. }) => Some(until_ns),
             _ => None,
         }
@@ -257,36 +265,51 @@ impl Connection {
                     session.resume(&mut self.books, desk, &mut self.control);
                 }
             }
-            Link::Down { since_ns, .. } => {
-                let since_ns = *since_ns;
-                if let Err(error) = self.connect(poller, desk) {
-                    desk.tally.fault("connect_failed");
-                    if desk.now_ns.saturating_sub(since_ns) >= reconnect_for_ns {
-                        let text = format!(
-                            "{}, and has not for {} s",
-                            explain(self.peer, &error),
-                            reconnect_for_ns / NS
-                        );
-                        return Err(Fault::fatal("unreachable", text));
-                    }
-                    self.wait_longer(desk.now_ns);
+            Link::Down(_) => {
+                let tired = self
+                    .trouble
+                    .is_some_and(|trouble| desk.now_ns >= trouble.since_ns + reconnect_for_ns);
+                let error = match self.connect(poller, desk) {
+                    Ok(()) if !tired => return Ok(()),
+                    Ok(()) => io::Error::other("connections are taken, and break before a line is answered"),
+                    Err(error) => error,
+                };
+                desk.tally.fault("connect_failed");
+                if tired {
+                    let text = format!("{} (tried for {} s)", explain(self.peer, &error), reconnect_for_ns / NS);
+                    return Err(Fault::fatal("unreachable", text));
                 }
+                self.put_down(None, desk.now_ns);
             }
         }
         Ok(())
     }
 
-    /// The connection broke; another is tried soon.
-    pub fn put_down(&mut self, now_ns: u64) {
-        // A session that broke before it was welcomed has not been up: its patience and its pauses go on.
-        let pause_ns = PAUSE_MIN_NS;
-        self.link = Link::Down {
+    /// The connection broke; another is tried soon. A connection that takes the place of another goes on with its
+    /// `trouble`.
+    pub fn put_down(&mut self, trouble: Option<Trouble>, now_ns: u64) {
+        let first = Trouble {
             since_ns: now_ns,
-            again_ns: now_ns + pause_ns,
-            pause_ns,
+            pause_ns: PAUSE_MIN_NS,
         };
+        let trouble = self.trouble.or(trouble).unwrap_or(first);
+        self.link = Link::Down(now_ns + trouble.pause_ns);
+        self.trouble = Some(Trouble {
+            pause_ns: (trouble.pause_ns * 2).min(PAUSE_MAX_NS),
+            ..trouble
+        });
         self.control.clear();
         self.blocked = false;
+    }
+
+    /// How long it has been in trouble, if it is.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble
+    }
+
+    /// Whether it waits to be connected again.
+    pub fn is_reconnecting(&self) -> bool {
+        matches!(self.link, Link::Down(_))
     }
 
     /// No more lines will come. Ends what has nothing under way; a session says goodbye first.
@@ -343,13 +366,6 @@ impl Connection {
             Phase::Open => flight.assigned(),
             // A line that was begun is finished, so that what follows is a line of its own.
             Phase::Greeting | Phase::Held { .. } | Phase::Leaving | Phase::Over => flight.touched(),
-        }
-    }
-
-    fn wait_longer(&mut self, now_ns: u64) {
-        if let Link::Down { again_ns, pause_ns, .. } = &mut self.link {
-            *again_ns = now_ns + *pause_ns;
-            *pause_ns = (*pause_ns * 2).min(PAUSE_MAX_NS);
         }
     }
 

@@ -27,6 +27,14 @@ impl Schedule {
         Schedule::fixed(own, scaled(worker, rate_per_s))
     }
 
+    /// The same plan, begun at that time.
+    pub fn starting_at(self, start_ns: u64) -> Schedule {
+        Schedule {
+            phase_ns: self.phase_ns + start_ns,
+            ..self
+        }
+    }
+
     /// When line `k` (from 0) should be sent, in nanoseconds from the start of the run.
     #[inline]
     pub fn at(&self, k: u64) -> u64 {

@@ -1,0 +1,233 @@
+//! What was typed: flags and environment variables. What they mean is [`crate::config`]'s.
+
+use crate::ledger::Mode;
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args as Group, FromArgMatches, Parser, Subcommand};
+use ringest_sys::cpu::CpuList;
+use ringest_wire::AckLevel;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Sends log lines to a Ringest server and measures what becomes of them.
+///
+/// Exit codes: 0 pass, 1 could not run, 2 usage, 3 gate breached, 5 lines lost, duplicated or corrupted,
+/// 130/143 interrupted, with a partial report.
+#[derive(Debug, Parser)]
+#[command(name = "ringest-loadgen", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do instead of sending.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to send.
+    #[command(flatten)]
+    pub run: Args,
+}
+
+/// What to do instead of sending.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compares what was stored with what was acknowledged, line by line.
+    Reconcile(Reconcile),
+}
+
+/// What to compare.
+#[derive(Debug, Group)]
+pub struct Reconcile {
+    /// What a run was promised; may be given several times.
+    #[arg(long, required = true, value_name = "FILE")]
+    pub ledger: Vec<PathBuf>,
+    /// The findings as JSON; `-` is standard output.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Stored lines, as `ringest-server cat DIR` prints them, or segment files; standard input where none is given.
+    #[arg(value_name = "RECORDS")]
+    pub records: Vec<PathBuf>,
+}
+
+/// How to send.
+#[derive(Clone, Debug, Group)]
+pub struct Args {
+    /// The server's name or address.
+    #[arg(long, env = "SERVER_HOST", default_value = "localhost")]
+    pub host: String,
+    /// The server's port.
+    #[arg(long, env = "SERVER_PORT", default_value_t = 9000)]
+    pub port: u16,
+    /// Connections.
+    #[arg(short, long, env = "CONCURRENCY", default_value_t = 5)]
+    pub connections: u64,
+    /// Workers, each with a thread and connections of its own [default: as many as --cpu-list names, or 1].
+    #[arg(short, long, env = "LOADGEN_THREADS")]
+    pub threads: Option<u64>,
+    /// Processors for the workers, one each, like 0-3,8 [default: not pinned].
+    #[arg(long, env = "LOADGEN_CPU_LIST", value_name = "LIST")]
+    pub cpu_list: Option<CpuList>,
+    /// Lines to send; 0 is no limit [default: 1000, or no limit where --duration is given].
+    #[arg(short = 'n', long, env = "TOTAL_LOGS")]
+    pub total_logs: Option<u64>,
+    /// How long to send, like 30s, 500ms, 2m; 0 is no limit [default: 10s, or no limit where --total-logs is given].
+    #[arg(short, long, env = "DURATION_SECS", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Open loop: lines per second of all workers, at fixed times that do not wait for answers; 0 is a closed loop.
+    #[arg(short = 'R', long, env = "TARGET_RPS")]
+    pub rate: Option<u64>,
+    /// Closed loop: a line is sent when an earlier one is answered.
+    #[arg(long, env = "LOADGEN_CLOSED")]
+    pub closed: bool,
+    /// Closed loop: lines unanswered per connection [default: the batch].
+    #[arg(short, long, env = "LOADGEN_PIPELINE", value_name = "DEPTH")]
+    pub pipeline: Option<u64>,
+    /// Lines per send at most.
+    #[arg(long, env = "BATCH_SIZE", default_value_t = 100)]
+    pub batch: u64,
+    /// How connections speak: one reply per line, or numbered lines, acknowledged and sent exactly once.
+    #[arg(long, env = "LOADGEN_MODE", default_value = "plain", value_parser = mode)]
+    pub mode: Mode,
+    /// Share of the connections that speaks plain mode, like 10%; the others are sessions.
+    #[arg(long, env = "LOADGEN_PLAIN_SHARE", value_parser = proportion, conflicts_with = "mode", value_name = "SHARE")]
+    pub plain_share: Option<f64>,
+    /// Sessions: what an acknowledgement is to promise: accepted, written or durable [default: the server's].
+    #[arg(long, env = "LOADGEN_ACK", value_parser = ack)]
+    pub ack: Option<AckLevel>,
+    /// Sessions: the incarnation of the producers.
+    #[arg(long, env = "LOADGEN_EPOCH", default_value_t = 0)]
+    pub epoch: u64,
+    /// How long a broken connection is tried again.
+    #[arg(long, env = "LOADGEN_RECONNECT_FOR", default_value = "10s", value_parser = duration, value_name = "TIME")]
+    pub reconnect_for: Duration,
+    /// How long answers are waited for after the last line.
+    #[arg(long, env = "LOADGEN_DRAIN", default_value = "10s", value_parser = duration, value_name = "TIME")]
+    pub drain: Duration,
+    /// Mean length of a line in bytes, its newline included.
+    #[arg(long, env = "LOADGEN_RECORD_SIZE", default_value_t = 180, value_name = "BYTES")]
+    pub record_size: usize,
+    /// The same seed sends the same text.
+    #[arg(long, env = "LOADGEN_SEED", default_value_t = 1)]
+    pub seed: u64,
+    /// Share of lines with escapes, other scripts and a nested object, like 10%.
+    #[arg(long, env = "LOADGEN_RICH_SHARE", default_value = "0", value_parser = proportion, value_name = "SHARE")]
+    pub rich_share: f64,
+    /// Share of lines that the server has to refuse, like 1%.
+    #[arg(long, env = "LOADGEN_BAD_SHARE", default_value = "0", value_parser = proportion, value_name = "SHARE")]
+    pub bad_share: f64,
+    /// Whether each line carries its identity and checksum: full, or none for pure speed.
+    #[arg(long, env = "LOADGEN_STAMP", default_value = "full", value_parser = stamp, action = ArgAction::Set)]
+    pub stamp: bool,
+    /// The run, as it is written in each line: 8 hex digits [default: random].
+    #[arg(long, env = "LOADGEN_RUN_ID", value_parser = run_id, value_name = "HEX")]
+    pub run_id: Option<u32>,
+    /// Writes down which lines were acknowledged, for `reconcile`.
+    #[arg(long, env = "LOADGEN_LEDGER", value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
+    /// The report as JSON; `-` is standard output.
+    #[arg(long, env = "LOADGEN_JSON", value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Fails (exit code 3) where a greater share of the lines failed, like 1%.
+    #[arg(long, env = "LOADGEN_MAX_ERROR_RATE", value_parser = proportion, value_name = "SHARE")]
+    pub max_error_rate: Option<f64>,
+    /// No progress and no table.
+    #[arg(short, long, env = "LOADGEN_QUIET")]
+    pub quiet: bool,
+    /// Encrypts. Not in this build.
+    #[arg(long, env = "ENABLE_TLS", hide = true)]
+    pub tls: bool,
+    /// Compresses. Not in this build.
+    #[arg(long, env = "COMPRESS", hide = true)]
+    pub compress: bool,
+    /// Whether the rate came from a flag: only then it contradicts --closed.
+    #[arg(skip)]
+    pub rate_was_typed: bool,
+}
+
+impl Cli {
+    /// Reads the command line; what is wrong with it is said, and the process ends with code 2.
+    pub fn from_command_line() -> Cli {
+        let matches = <Cli as clap::CommandFactory>::command().get_matches();
+        Cli::from_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    pub(crate) fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
+        let mut cli = Cli::from_arg_matches(matches)?;
+        cli.run.rate_was_typed = matches.value_source("rate") == Some(ValueSource::CommandLine);
+        Ok(cli)
+    }
+}
+
+/// `30s`, `500ms`, `2m`, `1h`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit.trim() {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "us" => 0.000_001,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("unknown unit \"{unit}\"; write it like 30s, 500ms, 2m or 1h")),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "no number; write it like 30s, 500ms, 2m or 1h".to_owned())?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+}
+
+/// `1%` or `0.01`.
+fn proportion(text: &str) -> Result<f64, String> {
+    let (number, scale) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
+    match number.trim().parse::<f64>() {
+        Ok(number) if (0.0..=scale).contains(&number) => Ok(number / scale),
+        _ => Err("not a share; write it like 1% or 0.01, between 0 and 1".into()),
+    }
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "plain" => Ok(Mode::Plain),
+        "session" => Ok(Mode::Session),
+        _ => Err("one of plain, session".into()),
+    }
+}
+
+fn ack(text: &str) -> Result<AckLevel, String> {
+    match text.parse()? {
+        AckLevel::None => Err("nothing would be answered, so nothing could be measured".into()),
+        level => Ok(level),
+    }
+}
+
+fn stamp(text: &str) -> Result<bool, String> {
+    match text {
+        "full" => Ok(true),
+        "none" => Ok(false),
+        _ => Err("one of full, none".into()),
+    }
+}
+
+fn run_id(text: &str) -> Result<u32, String> {
+    let hex = text.len() == 8 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let number = hex.then(|| u32::from_str_radix(text, 16).ok()).flatten();
+    number.ok_or_else(|| "a run is 8 lower-case hex digits, as in 7f3a9c01".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_shares_are_read_as_people_write_them() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert!(duration("5 parsecs").is_err() && duration("s").is_err() && duration("").is_err());
+        assert_eq!((proportion("1%"), proportion("0.25")), (Ok(0.01), Ok(0.25)));
+        assert!(proportion("101%").is_err() && proportion("-1%").is_err() && proportion("x").is_err());
+    }
+}

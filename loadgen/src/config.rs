@@ -1,0 +1,304 @@
+//! What a run is to be: resolved from what was typed, every refusal explained.
+
+use crate::cli::Args;
+use crate::connection::SessionTerms;
+use crate::corpus::{RECORD_SIZES, Shape};
+use crate::ledger::Mode;
+use crate::schedule::share;
+use ringest_sys::cpu::{self, CpuList};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The server's name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Threads.
+    pub workers: u64,
+    /// The processor of each worker; none where they are not pinned.
+    pub cpus: Option<CpuList>,
+    /// Connections of all workers.
+    pub connections: u64,
+    /// Lines per second of all workers; `None` is a closed loop.
+    pub rate_per_s: Option<u64>,
+    /// Lines unanswered per connection, in a closed loop.
+    pub depth: u64,
+    /// Lines per send at most.
+    pub batch: u64,
+    /// Lines of all workers.
+    pub lines: Option<u64>,
+    /// How long lines are sent.
+    pub duration: Option<Duration>,
+    /// How long answers are waited for after the last line.
+    pub drain: Duration,
+    /// How long a broken connection is tried again.
+    pub reconnect_for: Duration,
+    /// How many of the connections speak plain mode, 0 to 1.
+    pub plain_share: f64,
+    /// How sessions speak.
+    pub terms: SessionTerms,
+    /// The lines.
+    pub shape: Shape,
+    /// Whether lines carry their identity.
+    pub stamped: bool,
+    /// The run, as it is written in each line.
+    pub run: u32,
+    /// Where the ledger goes.
+    pub ledger: Option<PathBuf>,
+    /// Where the report goes; `-` is standard output.
+    pub json: Option<PathBuf>,
+    /// No progress, no table.
+    pub quiet: bool,
+    /// The gate: failed lines out of finished ones, 0 to 1.
+    pub error_rate_max: Option<f64>,
+}
+
+impl Config {
+    /// What was typed, made sense of.
+    ///
+    /// # Errors
+    /// A sentence that says which setting is wrong, and what to do.
+    pub fn resolve(args: &Args) -> Result<Config, String> {
+        refuse_unsupported(args)?;
+        let cpus = cpus(args)?;
+        let workers = args
+            .threads
+            .unwrap_or_else(|| cpus.as_ref().map_or(1, |list| list.len() as u64));
+        if let Some(list) = cpus.as_ref().filter(|list| list.len() as u64 != workers) {
+            return Err(format!(
+                "--threads {workers} and --cpu-list {list} disagree: one worker owns one processor, so name as many as \
+                 there are workers, or leave --threads out"
+            ));
+        }
+        let rate_per_s = rate(args)?;
+        let (lines, duration) = limits(args)?;
+        let config = Config {
+            host: args.host.clone(),
+            port: args.port,
+            workers,
+            cpus,
+            connections: args.connections,
+            rate_per_s,
+            depth: args.pipeline.unwrap_or(args.batch),
+            batch: args.batch,
+            lines,
+            duration,
+            drain: args.drain,
+            reconnect_for: args.reconnect_for,
+            plain_share: args.plain_share.unwrap_or(match args.mode {
+                Mode::Plain => 1.0,
+                Mode::Session => 0.0,
+            }),
+            terms: SessionTerms {
+                epoch: args.epoch,
+                ack: args.ack,
+            },
+            shape: Shape {
+                seed: args.seed,
+                record_size: args.record_size,
+                rich_share: args.rich_share,
+                bad_share: args.bad_share,
+            },
+            stamped: args.stamp,
+            run: args.run_id.unwrap_or_else(random_run),
+            ledger: args.ledger.clone(),
+            json: args.json.clone(),
+            quiet: args.quiet,
+            error_rate_max: args.max_error_rate,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// How each connection of a worker speaks. Plain ones are spread evenly over all.
+    pub fn modes(&self, worker: u64) -> Vec<Mode> {
+        let first: u64 = (0..worker)
+            .map(|before| share(self.connections, before, self.workers))
+            .sum();
+        let plain_before = |connection: u64| (connection as f64 * self.plain_share + 1e-9).floor();
+        (first..first + share(self.connections, worker, self.workers))
+            .map(|at| {
+                if plain_before(at + 1) > plain_before(at) {
+                    Mode::Plain
+                } else {
+                    Mode::Session
+                }
+            })
+            .collect()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let Config {
+            workers,
+            connections,
+            batch,
+            depth,
+            ..
+        } = *self;
+        let size = self.shape.record_size;
+        if !(1..=WORKERS_MAX).contains(&workers) {
+            return Err(format!("--threads {workers}: there are 1 to {WORKERS_MAX} workers"));
+        }
+        if connections < workers {
+            return Err(format!(
+                "--connections {connections} is below --threads {workers}: each worker needs a connection of its own; \
+                 use more connections or fewer threads"
+            ));
+        }
+        if connections / workers > CONNECTIONS_MAX {
+            return Err(format!(
+                "--connections {connections}: a worker takes at most {CONNECTIONS_MAX}"
+            ));
+        }
+        if self.rate_per_s.is_some_and(|rate| rate < workers) {
+            return Err(format!(
+                "--rate is below --threads {workers}: each worker sends at least one line per second; use fewer threads"
+            ));
+        }
+        if self.lines.is_some_and(|lines| lines < workers) {
+            return Err(format!("--total-logs is below --threads {workers}: use fewer threads"));
+        }
+        if batch == 0 || depth == 0 {
+            return Err("--batch and --pipeline are at least 1".into());
+        }
+        if !RECORD_SIZES.contains(&size) {
+            let (min, max) = (RECORD_SIZES.start(), RECORD_SIZES.end());
+            return Err(format!(
+                "--record-size {size}: lines have {min} to {max} bytes on average"
+            ));
+        }
+        if self.ledger.is_some() && !self.stamped {
+            return Err("--ledger needs lines that carry their identity; leave --stamp none out".into());
+        }
+        Ok(())
+    }
+}
+
+fn refuse_unsupported(args: &Args) -> Result<(), String> {
+    let refused = [
+        (args.tls, "--tls (ENABLE_TLS)", "TLS"),
+        (args.compress, "--compress (COMPRESS)", "gzip"),
+    ];
+    match refused.iter().find(|(asked, ..)| *asked) {
+        Some((_, setting, what)) => Err(format!("{setting}: this build does not send {what}; unset it")),
+        None => Ok(()),
+    }
+}
+
+fn cpus(args: &Args) -> Result<Option<CpuList>, String> {
+    let Some(list) = &args.cpu_list else { return Ok(None) };
+    let allowed = cpu::allowed().map_err(|error| error.to_string())?;
+    list.check_within(&allowed)
+        .map_err(|error| format!("--cpu-list {list}: {error}"))?;
+    Ok(Some(list.clone()))
+}
+
+fn rate(args: &Args) -> Result<Option<u64>, String> {
+    match (args.closed, args.rate) {
+        (true, Some(rate)) if args.rate_was_typed => Err(format!(
+            "--closed and --rate {rate} exclude one another: a closed loop has no schedule"
+        )),
+        (true, _) | (false, None | Some(0)) => Ok(None),
+        (false, Some(rate)) => Ok(Some(rate)),
+    }
+}
+
+/// One limit that is given lifts the default of the other, so that `-d 60s` is a minute and not a thousand lines.
+fn limits(args: &Args) -> Result<(Option<u64>, Option<Duration>), String> {
+    let lines = args.total_logs.filter(|lines| *lines > 0);
+    let duration = args.duration.filter(|duration| !duration.is_zero());
+    match (args.total_logs, args.duration) {
+        (None, None) => Ok((Some(TOTAL_LOGS), Some(DURATION))),
+        _ if lines.is_none() && duration.is_none() => {
+            Err("--total-logs 0 and --duration 0 are no limit: give one of them, or the run never ends".into())
+        }
+        _ => Ok((lines, duration)),
+    }
+}
+
+/// Different from run to run; nothing depends on how.
+fn random_run() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id()) as u32
+}
+
+const TOTAL_LOGS: u64 = 1000;
+const DURATION: Duration = Duration::from_secs(10);
+const WORKERS_MAX: u64 = 999;
+/// Connections that replace broken ones need numbers, too.
+const CONNECTIONS_MAX: u64 = 500_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::CommandFactory;
+
+    fn resolve(line: &str) -> Result<Config, String> {
+        let words = std::iter::once("ringest-loadgen").chain(line.split_whitespace());
+        let matches = Cli::command()
+            .try_get_matches_from(words)
+            .map_err(|error| error.to_string())?;
+        let cli = Cli::from_matches(&matches).map_err(|error| error.to_string())?;
+        Config::resolve(&cli.run)
+    }
+
+    #[test]
+    fn giving_one_limit_lifts_the_default_of_the_other() {
+        let limits = |line: &str| resolve(line).map(|config| (config.lines, config.duration));
+        assert_eq!(limits(""), Ok((Some(1000), Some(Duration::from_secs(10)))));
+        assert_eq!(limits("-d 60s"), Ok((None, Some(Duration::from_secs(60)))));
+        assert_eq!(limits("-n 5"), Ok((Some(5), None)));
+        assert_eq!(
+            limits("-n 5 -d 1500ms"),
+            Ok((Some(5), Some(Duration::from_millis(1500))))
+        );
+        assert!(limits("-n 0").unwrap_err().contains("never ends"));
+    }
+
+    #[test]
+    fn edges_that_break_other_tools_are_refused_in_sentences() {
+        for (line, sentence) in [
+            ("-t 4 -c 3", "each worker needs a connection"),
+            ("-t 4 -c 8 -R 3", "--rate is below --threads 4"),
+            ("-t 4 -c 8 -n 3", "--total-logs is below"),
+            ("--closed -R 100", "exclude one another"),
+            ("--batch 0", "at least 1"),
+            ("--record-size 20", "112 to 131072"),
+            ("--ledger l.json --stamp none", "carry their identity"),
+            ("--cpu-list 0 -t 2 -c 2", "disagree"),
+            ("--cpu-list 1000", "not open to this process"),
+            ("--tls", "does not send TLS"),
+        ] {
+            let error = resolve(line).expect_err(line);
+            assert!(error.contains(sentence), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn plain_connections_are_as_many_as_asked_for_whatever_the_number_of_workers() {
+        for workers in [1, 2, 3, 7] {
+            let config = resolve(&format!("-c 40 -t {workers} --plain-share 10%")).unwrap();
+            let modes: Vec<Mode> = (0..workers).flat_map(|worker| config.modes(worker)).collect();
+            assert_eq!(modes.len(), 40);
+            assert_eq!(modes.iter().filter(|mode| **mode == Mode::Plain).count(), 4);
+        }
+        assert!(
+            resolve("-c 9")
+                .unwrap()
+                .modes(0)
+                .iter()
+                .all(|mode| *mode == Mode::Plain)
+        );
+        assert!(
+            resolve("-c 9 --mode session")
+                .unwrap()
+                .modes(0)
+                .iter()
+                .all(|mode| *mode == Mode::Session)
+        );
+    }
+}

@@ -1,0 +1,145 @@
+//! The load generator's command: parse, run or reconcile, say what came of it, end with a code that means it.
+
+use ringest_loadgen::cli::{Cli, Command, Reconcile};
+use ringest_loadgen::config::Config;
+use ringest_loadgen::ledger::Ledger;
+use ringest_loadgen::reconcile::Reconciler;
+use ringest_loadgen::report::Report;
+use ringest_loadgen::run::{Finished, run};
+use ringest_sys::signal::{Signal, Signals};
+use serde::Serialize;
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+const COULD_NOT_RUN: u8 = 1;
+const USAGE: u8 = 2;
+const GATE_BREACHED: u8 = 3;
+const LINES_WRONG: u8 = 5;
+
+fn main() -> ExitCode {
+    let cli = Cli::from_command_line();
+    let outcome = match &cli.command {
+        Some(Command::Reconcile(what)) => reconcile(what),
+        None => match Config::resolve(&cli.run) {
+            Ok(config) => send(&config),
+            Err(why) => Err((USAGE, why)),
+        },
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err((code, why)) => {
+            eprintln!("ringest-loadgen: {why}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn send(config: &Config) -> Result<u8, (u8, String)> {
+    let could_not = |why| (COULD_NOT_RUN, why);
+    let signals = Signals::new().map_err(|error| could_not(format!("cannot listen for signals: {error}")))?;
+    let quiet = config.quiet;
+    let mut show = |line: &str| {
+        if !quiet {
+            eprintln!("{line}");
+        }
+    };
+    let finished = run(config, &signals, &mut show).map_err(could_not)?;
+    for complaint in &finished.report.verification.complaints {
+        eprintln!("ringest-loadgen: {complaint}");
+    }
+    if let Some(path) = &config.ledger {
+        finished
+            .ledger
+            .save(path)
+            .map_err(|error| could_not(error.to_string()))?;
+    }
+    if let Some(path) = &config.json {
+        write_json(path, &finished.report).map_err(could_not)?;
+    }
+    if !quiet {
+        print_table(&finished.report, config.json.as_deref());
+    }
+    Ok(code(&finished))
+}
+
+/// The table goes to standard output, unless the JSON does.
+fn print_table(report: &Report, json: Option<&Path>) {
+    for test in &report.tests {
+        if json == Some(Path::new("-")) {
+            eprintln!("{test}");
+        } else {
+            println!("{test}");
+        }
+    }
+}
+
+fn code(finished: &Finished) -> u8 {
+    let results = finished.report.tests.iter().map(|test| &test.results);
+    let breached = finished
+        .report
+        .tests
+        .iter()
+        .any(|test| test.gates.iter().any(|gate| !gate.pass));
+    match finished.signal {
+        Some(Signal::Interrupt) => 130,
+        Some(Signal::Terminate) => 143,
+        Some(Signal::Hangup) => 129,
+        None if breached => GATE_BREACHED,
+        // Every connection ended before a single line was answered.
+        None if results
+            .clone()
+            .all(|results| results.acked + results.refused_as_meant == 0) =>
+        {
+            COULD_NOT_RUN
+        }
+        None => 0,
+    }
+}
+
+fn reconcile(what: &Reconcile) -> Result<u8, (u8, String)> {
+    let could_not = |why: String| (COULD_NOT_RUN, why);
+    let ledgers: Vec<Ledger> = what
+        .ledger
+        .iter()
+        .map(|path| Ledger::load(path))
+        .collect::<Result<_, _>>()
+        .map_err(could_not)?;
+    let mut reconciler = Reconciler::new(&ledgers).map_err(could_not)?;
+    if what.records.is_empty() {
+        let stored = BufReader::with_capacity(READ_LEN, io::stdin().lock());
+        reconciler
+            .read(stored)
+            .map_err(|error| could_not(format!("cannot read standard input: {error}")))?;
+    }
+    for path in &what.records {
+        let cannot_read = |error: io::Error| could_not(format!("cannot read {}: {error}", path.display()));
+        let file = File::open(path).map_err(cannot_read)?;
+        reconciler
+            .read(BufReader::with_capacity(READ_LEN, file))
+            .map_err(cannot_read)?;
+    }
+    let findings = reconciler.finish();
+    if let Some(path) = &what.json {
+        write_json(path, &findings).map_err(could_not)?;
+    }
+    if what.json.as_deref() == Some(Path::new("-")) {
+        eprintln!("{findings}");
+    } else {
+        println!("{findings}");
+    }
+    Ok(if findings.pass() { 0 } else { LINES_WRONG })
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), String> {
+    let mut text = serde_json::to_vec_pretty(value).expect("a report is always JSON");
+    text.push(b'\n');
+    let outcome = match path.to_str() {
+        Some("-") => io::stdout().write_all(&text),
+        _ => std::fs::write(path, text),
+    };
+    outcome.map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+const READ_LEN: usize = 1 << 20;

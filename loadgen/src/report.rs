@@ -1,0 +1,374 @@
+//! The result of a run, as a file that other tools read: one JSON object with a versioned name.
+//!
+//! It is data alone: no figure here is computed from another figure, only from counts and histograms.
+
+use crate::latency::Figures;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::time::SystemTime;
+
+/// The name and version of the form.
+pub const SCHEMA: &str = "ringest.loadgen.v1";
+
+/// The result of one or more measurements.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The run, as it is written in each line.
+    pub run_id: String,
+    /// When the run began, in UTC.
+    pub timestamp: String,
+    /// What measured.
+    pub tool: Tool,
+    /// The seed of the lines.
+    pub seed: u64,
+    /// Fingerprint of the lines' text: equal numbers, equal bytes.
+    pub payload_crc32: String,
+    /// Where it was measured.
+    pub system: System,
+    /// The measurements.
+    pub tests: Vec<Test>,
+    /// Whether what was measured can be proved.
+    pub verification: Verification,
+}
+
+/// What measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tool {
+    /// The program.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// Where it was measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// The processor's name.
+    pub cpu: String,
+    /// Processors this process may use.
+    pub cores: usize,
+    /// The kernel's release.
+    pub kernel: String,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Test {
+    /// What it is called.
+    pub name: String,
+    /// How it was run.
+    pub config: TestConfig,
+    /// What came out.
+    pub results: Results,
+    /// What it cost.
+    pub resources: Resources,
+    /// The conditions it had to meet.
+    pub gates: Vec<Gate>,
+    /// `pass`, `fail`, or `interrupted`.
+    pub verdict: String,
+}
+
+/// How a measurement was run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TestConfig {
+    /// Host and port as they were given.
+    pub target: String,
+    /// `closed` or `open`.
+    pub model: String,
+    /// `plain`, `session` or `mixed`.
+    pub mode: String,
+    /// Of the connections, how many spoke plain mode.
+    pub plain_connections: u64,
+    /// All connections.
+    pub connections: u64,
+    /// Threads.
+    pub workers: u64,
+    /// Their processors, in the kernel's notation; none where they were not pinned.
+    pub cpu_list: Option<String>,
+    /// Lines unanswered per connection; none in an open loop.
+    pub pipeline: Option<u64>,
+    /// Lines per send at most.
+    pub batch: u64,
+    /// Lines per second; none in a closed loop.
+    pub rate: Option<u64>,
+    /// The limit in lines.
+    pub total_logs: Option<u64>,
+    /// The limit in seconds.
+    pub duration_s: Option<f64>,
+    /// Mean length of a line.
+    pub record_size: usize,
+    /// Share of lines with escapes and other scripts.
+    pub rich_share: f64,
+    /// Share of lines that had to be refused.
+    pub bad_share: f64,
+    /// Whether lines carried their identity.
+    pub stamped: bool,
+    /// What an answer promised: the level of sessions, or `reply` where only plain replies were counted.
+    pub done: String,
+}
+
+/// What came out of a measurement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// Lines whose turn came.
+    pub offered: u64,
+    /// Lines the server said it took.
+    pub acked: u64,
+    /// Bad lines that were refused, as they should be.
+    pub refused_as_meant: u64,
+    /// Lines that failed.
+    pub failed: u64,
+    /// Failed lines by the reason.
+    pub failures: BTreeMap<String, u64>,
+    /// What went wrong with connections, by kind.
+    pub faults: BTreeMap<String, u64>,
+    /// Failed lines out of finished ones, 0 to 1.
+    pub error_rate: f64,
+    /// Acknowledged lines that the server filtered by level.
+    pub filtered: u64,
+    /// Lines the server had already.
+    pub duplicate: u64,
+    /// Lines written again.
+    pub resent: u64,
+    /// Bytes given to sockets.
+    pub bytes: u64,
+    /// Calls that gave bytes to sockets.
+    pub sends: u64,
+    /// Connections opened.
+    pub connects: u64,
+    /// `$nack` answers.
+    pub nacks: u64,
+    /// `$goaway` answers.
+    pub goaways: u64,
+    /// From the first line's turn to the last answer, in seconds.
+    pub span_s: f64,
+    /// Acknowledged lines per second.
+    pub throughput_per_s: f64,
+    /// Bytes sent per second.
+    pub bytes_per_s: f64,
+    /// Whether the rate asked for was kept; none in a closed loop.
+    pub rate: Option<Rate>,
+    /// From the intended time (open loop) or the sending (closed loop) to the answer, in microseconds.
+    pub response_us: Figures,
+    /// From the sending to the answer, in microseconds.
+    pub service_us: Figures,
+    /// From the intended time to the sending, in microseconds; empty in a closed loop.
+    pub slip_us: Figures,
+    /// Every recorded response time in nanoseconds with its count, for adding runs.
+    pub response_ns_counts: Vec<(u64, u64)>,
+}
+
+/// The rate that was asked for against the one that was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rate {
+    /// Asked for, in lines per second.
+    pub target: f64,
+    /// Kept: lines offered per second.
+    pub achieved: f64,
+    /// The second over the first.
+    pub ratio: f64,
+}
+
+/// What a measurement cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Resources {
+    /// The generator itself, so that its headroom is seen.
+    pub client: Client,
+}
+
+/// What the generator cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Client {
+    /// Processor time of its workers per offered line, in nanoseconds.
+    pub cpu_ns_per_record: f64,
+    /// Processor time of its workers, in seconds.
+    pub cpu_s: f64,
+    /// Processor time over elapsed time of all workers, 0 to 1.
+    pub busy: f64,
+}
+
+/// A condition, and whether it was met.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// What had to hold.
+    pub expr: String,
+    /// What was measured.
+    pub actual: f64,
+    /// What was allowed.
+    pub limit: f64,
+    /// Whether it held.
+    pub pass: bool,
+}
+
+/// Whether what was measured can be proved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// The ledger, where one was written.
+    pub ledger: Option<String>,
+    /// Whether every offered line is accounted for: acknowledged, refused as meant, or failed.
+    pub books_closed: bool,
+    /// Sentences for a person.
+    pub complaints: Vec<String>,
+}
+
+impl System {
+    /// This machine.
+    pub fn here() -> System {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let cpuinfo = read("/proc/cpuinfo");
+        let cpu = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("model name"))
+            .unwrap_or_default();
+        System {
+            cpu: cpu.trim_start_matches([' ', '\t', ':']).to_owned(),
+            cores: ringest_sys::cpu::allowed().map_or(0, |list| list.len()),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Test { results, config, .. } = self;
+        writeln!(
+            f,
+            "{} to {}, {} connections, {} workers",
+            self.name, config.target, config.connections, config.workers
+        )?;
+        writeln!(
+            f,
+            "  records      {:>14} offered, {} acked, {} failed",
+            results.offered, results.acked, results.failed
+        )?;
+        let mb_per_s = results.bytes_per_s / 1e6;
+        writeln!(
+            f,
+            "  throughput   {:>14.0} records/s, {mb_per_s:.1} MB/s",
+            results.throughput_per_s
+        )?;
+        if let Some(rate) = results.rate {
+            writeln!(
+                f,
+                "  rate         {:>14.0} of {:.0} records/s kept ({:.4})",
+                rate.achieved, rate.target, rate.ratio
+            )?;
+        }
+        writeln!(f, "  errors       {:>13.3}%", results.error_rate * 100.0)?;
+        for (kind, count) in results.failures.iter().chain(&results.faults) {
+            writeln!(f, "               {count:>14} {kind}")?;
+        }
+        let connects = results.connects;
+        writeln!(
+            f,
+            "  connections  {connects:>14} opened, {} lines resent, {} nacks",
+            results.resent, results.nacks
+        )?;
+        writeln!(
+            f,
+            "  latency      {:>11} {:>11} {:>11} {:>11} {:>11}",
+            "p50", "p95", "p99", "p99.9", "max"
+        )?;
+        let rows = [
+            ("response", &results.response_us),
+            ("service", &results.service_us),
+            ("slip", &results.slip_us),
+        ];
+        for (name, figures) in rows.into_iter().filter(|(_, figures)| figures.count > 0) {
+            let us = [figures.p50, figures.p95, figures.p99, figures.p999, figures.max];
+            writeln!(
+                f,
+                "    {name:<10} {}",
+                us.map(|us| format!("{:>11}", span(us))).join(" ")
+            )?;
+        }
+        let client = self.resources.client;
+        let busy = client.busy * 100.0;
+        write!(
+            f,
+            "  generator    {:>11.0} ns of processor per record, {busy:.0} % busy",
+            client.cpu_ns_per_record
+        )?;
+        for gate in &self.gates {
+            let word = if gate.pass { "pass" } else { "FAIL" };
+            write!(
+                f,
+                "\n  gate         {word} {}: {:.6} of at most {:.6}",
+                gate.expr, gate.actual, gate.limit
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Microseconds in the unit a person would choose.
+pub fn span(us: f64) -> String {
+    match us {
+        us if us < 1.0 => format!("{:.0} ns", us * 1000.0),
+        us if us < 1000.0 => format!("{us:.1} us"),
+        us if us < 1_000_000.0 => format!("{:.2} ms", us / 1000.0),
+        us => format!("{:.2} s", us / 1_000_000.0),
+    }
+}
+
+/// A time in UTC as RFC 3339 writes it.
+pub fn utc(time: SystemTime) -> String {
+    let seconds = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days as i64);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
+/// Year, month and day of a number of days since 1970. Howard Hinnant's `civil_from_days`.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_time_is_spelled_as_date_does() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_827_696, "2000-02-29T12:34:56Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn spans_are_shown_in_a_unit_that_fits() {
+        assert_eq!(
+            [span(0.25), span(12.34), span(1500.0), span(2_500_000.0)],
+            ["250 ns", "12.3 us", "1.50 ms", "2.50 s"]
+        );
+    }
+}

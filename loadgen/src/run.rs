@@ -1,0 +1,429 @@
+//! A run: starts the workers together, shows progress, adds up what they measured.
+
+use crate::config::Config;
+use crate::connection::explain;
+use crate::corpus::Corpus;
+use crate::latency::Latency;
+use crate::ledger::{Ledger, Mode};
+use crate::report::{Client, Gate, Rate, Report, Resources, Results, SCHEMA, System, Test, TestConfig, Tool};
+use crate::report::{Verification, span, utc};
+use crate::schedule::{Schedule, share};
+use crate::tally::Tally;
+use crate::worker::{Clock, Interval, Orders, Outcome, Task, Word, Worker};
+use ringest_sys::cpu;
+use ringest_sys::signal::{Signal, Signals};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+/// What a run leaves.
+#[derive(Debug)]
+pub struct Finished {
+    /// What it measured.
+    pub report: Report,
+    /// What it was promised.
+    pub ledger: Ledger,
+    /// The signal that ended it early.
+    pub signal: Option<Signal>,
+}
+
+/// Runs it. `show` gets one line of progress per second.
+///
+/// # Errors
+/// A sentence, where the run could not begin.
+pub fn run(config: &Config, signals: &Signals, show: &mut dyn FnMut(&str)) -> Result<Finished, String> {
+    let timestamp = utc(SystemTime::now());
+    let system = System::here();
+    let peer = find(config)?;
+    let corpus = Corpus::new(&config.shape, config.stamped);
+    let crew = Crew::start(config, peer, &corpus)?;
+    let (sum, signal) = crew.watch(config, signals, show);
+
+    let mut ledger = Ledger::new(config.run);
+    ledger.connections.clone_from(&sum.entries);
+    ledger.connections.sort_by_key(|entry| (entry.worker, entry.conn));
+    let report = Report {
+        schema: SCHEMA.into(),
+        run_id: ledger.run.clone(),
+        timestamp,
+        tool: Tool {
+            name: env!("CARGO_PKG_NAME").into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        },
+        seed: config.shape.seed,
+        payload_crc32: format!("{:08x}", corpus.fingerprint()),
+        system,
+        verification: Verification {
+            ledger: config.ledger.as_ref().map(|path| path.display().to_string()),
+            books_closed: sum.tally.offered == sum.tally.finished(),
+            complaints: sum.complaints.clone(),
+        },
+        tests: vec![test(config, &sum, signal)],
+    };
+    Ok(Finished { report, ledger, signal })
+}
+
+/// What all workers left, added up.
+#[derive(Debug, Default)]
+struct Sum {
+    tally: Tally,
+    latency: Latency,
+    entries: Vec<crate::ledger::Entry>,
+    complaints: Vec<String>,
+    level: Option<String>,
+    cpu_ns: u64,
+    span_ns: u64,
+}
+
+impl Sum {
+    fn add(&mut self, outcome: Outcome) {
+        self.tally.add(&outcome.tally);
+        self.latency.add(&outcome.latency);
+        self.entries.extend(outcome.entries);
+        for complaint in outcome.complaints {
+            if !self.complaints.contains(&complaint) {
+                self.complaints.push(complaint);
+            }
+        }
+        self.level = self.level.take().or(outcome.level);
+        self.cpu_ns += outcome.cpu_ns;
+        self.span_ns = self.span_ns.max(outcome.span_ns);
+    }
+}
+
+/// The workers of a run.
+#[derive(Debug)]
+struct Crew {
+    words: Receiver<(u16, Word)>,
+    spares: Vec<Sender<Latency>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Crew {
+    /// Starts a thread per worker, waits until every one has its connections, and lets them go together.
+    fn start(config: &Config, peer: SocketAddr, corpus: &Corpus) -> Result<Crew, String> {
+        let clock = Clock::start();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (outlet, words) = channel();
+        let (mut starts, mut spares) = (Vec::new(), Vec::new());
+        for worker in 0..config.workers {
+            let (start, go) = channel();
+            let (spare, taken) = channel();
+            // Two in turn: one is filled while the other is read.
+            spare.send(Latency::new()).expect("the receiver is in scope");
+            starts.push(start);
+            spares.push(spare);
+            let orders = Orders {
+                stop: stop.clone(),
+                spares: taken,
+            };
+            let job = Job {
+                task: task(config, worker, peer),
+                corpus: corpus.clone(),
+                clock,
+                config: config.clone(),
+            };
+            let outlet = outlet.clone();
+            thread::Builder::new()
+                .name(format!("loadgen-{worker}"))
+                .spawn(move || job.work(&go, &orders, &outlet))
+                .map_err(|error| format!("cannot start worker {worker}: {error}"))?;
+        }
+        for _ in 0..config.workers {
+            match words.recv() {
+                Ok((_, Word::Ready)) => {}
+                Ok((_, Word::Failed(why))) => return Err(why),
+                Ok(_) | Err(_) => return Err("a worker ended before it began; see above".into()),
+            }
+        }
+        let start_ns = clock.now_ns() + HEAD_START_NS;
+        for start in starts {
+            start
+                .send(start_ns)
+                .map_err(|_| "a worker ended before it began; see above")?;
+        }
+        Ok(Crew { words, spares, stop })
+    }
+
+    /// Gathers what the workers measure until the last is done.
+    fn watch(self, config: &Config, signals: &Signals, show: &mut dyn FnMut(&str)) -> (Sum, Option<Signal>) {
+        let mut sum = Sum::default();
+        let mut progress = Progress::new(config.workers);
+        let mut signal = None;
+        let mut working = config.workers;
+        while working > 0 {
+            if let Some(arrived) = signals.take() {
+                signal.get_or_insert(arrived);
+                self.stop.store(true, Ordering::Relaxed);
+            }
+            match self.words.recv_timeout(LOOK_EVERY) {
+                Ok((worker, Word::Interval(interval))) => {
+                    sum.latency.add(&interval.latency);
+                    let spare = progress.note(worker, *interval);
+                    // A worker that is done takes no more.
+                    let _ = self.spares[usize::from(worker)].send(spare);
+                    if let Some(line) = progress.line(working) {
+                        show(&line);
+                    }
+                }
+                Ok((_, Word::Done(outcome))) => {
+                    sum.add(*outcome);
+                    working -= 1;
+                }
+                Ok((_, Word::Ready | Word::Failed(_))) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    sum.tally.fault("worker_lost");
+                    sum.complaints
+                        .push("a worker ended without its results; see above".into());
+                    break;
+                }
+            }
+        }
+        (sum, signal)
+    }
+}
+
+/// What a worker's thread begins with.
+struct Job {
+    task: Task,
+    corpus: Corpus,
+    clock: Clock,
+    config: Config,
+}
+
+impl Job {
+    fn work(self, go: &Receiver<u64>, orders: &Orders, outlet: &Sender<(u16, Word)>) {
+        let number = self.task.worker;
+        // Whoever listens may have given the run up; then there is nobody to tell.
+        let say = |word| drop(outlet.send((number, word)));
+        if let Some(list) = &self.config.cpus {
+            if let Err(error) = cpu::pin_current(list.as_slice()[usize::from(number)]) {
+                return say(Word::Failed(error.to_string()));
+            }
+        }
+        let worker = match Worker::connect(self.task, self.corpus, self.clock) {
+            Ok(worker) => worker,
+            Err(why) => return say(Word::Failed(why)),
+        };
+        say(Word::Ready);
+        let Ok(start_ns) = go.recv() else { return };
+        let schedule = self
+            .config
+            .rate_per_s
+            .map(|rate| Schedule::of_worker(rate, u64::from(number), self.config.workers).starting_at(start_ns));
+        let outcome = worker.run(start_ns, schedule, orders, outlet);
+        say(Word::Done(Box::new(outcome)));
+    }
+}
+
+/// The lines of progress: one per second, once every worker has told about that second.
+struct Progress {
+    tallies: Vec<Tally>,
+    latency: Latency,
+    told: u64,
+    second: u64,
+    finished: u64,
+    failed: u64,
+}
+
+impl Progress {
+    fn new(workers: u64) -> Progress {
+        let tallies = vec![Tally::default(); workers as usize];
+        Progress {
+            tallies,
+            latency: Latency::new(),
+            told: 0,
+            second: 0,
+            finished: 0,
+            failed: 0,
+        }
+    }
+
+    /// Takes what one worker tells, and gives the emptied histograms back.
+    fn note(&mut self, worker: u16, interval: Interval) -> Latency {
+        let Interval { tally, mut latency } = interval;
+        self.tallies[usize::from(worker)] = tally;
+        self.latency.response.add(&latency.response);
+        self.told += 1;
+        latency.reset();
+        latency
+    }
+
+    fn line(&mut self, working: u64) -> Option<String> {
+        if self.told < working {
+            return None;
+        }
+        let mut sum = Tally::default();
+        self.tallies.iter().for_each(|tally| sum.add(tally));
+        self.second += 1;
+        let (rate, failed) = (sum.finished() - self.finished, sum.failed() - self.failed);
+        let share = if rate == 0 {
+            0.0
+        } else {
+            failed as f64 / rate as f64 * 100.0
+        };
+        let us = |quantile| span(self.latency.response.at(quantile) as f64 / 1000.0);
+        let line = format!(
+            "{:>4} s  {rate:>10} records/s  {failed} errors ({share:.2} %)  p50 {}  p99 {}",
+            self.second,
+            us(0.5),
+            us(0.99)
+        );
+        (self.told, self.finished, self.failed) = (0, sum.finished(), sum.failed());
+        self.latency.reset();
+        Some(line)
+    }
+}
+
+/// The first address of the server that takes a connection.
+fn find(config: &Config) -> Result<SocketAddr, String> {
+    let (host, port) = (config.host.as_str(), config.port);
+    let addresses = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| format!("cannot find the address of \"{host}\": {error}; check --host (SERVER_HOST)"))?;
+    let mut refusal = format!("\"{host}\" has no address; check --host (SERVER_HOST)");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(_) => return Ok(address),
+            Err(error) => refusal = explain(address, &error),
+        }
+    }
+    Err(refusal)
+}
+
+fn task(config: &Config, worker: u64, peer: SocketAddr) -> Task {
+    let ns = |duration: Duration| duration.as_nanos() as u64;
+    Task {
+        worker: worker as u16,
+        run: config.run,
+        peer,
+        modes: config.modes(worker),
+        terms: config.terms.clone(),
+        depth: config.depth,
+        batch: config.batch,
+        lines: config.lines.map(|lines| share(lines, worker, config.workers)),
+        duration_ns: config.duration.map(ns),
+        drain_ns: ns(config.drain),
+        reconnect_for_ns: ns(config.reconnect_for),
+    }
+}
+
+fn test(config: &Config, sum: &Sum, signal: Option<Signal>) -> Test {
+    let tally = &sum.tally;
+    let gates: Vec<Gate> = config
+        .error_rate_max
+        .iter()
+        .map(|limit| error_gate(tally, *limit))
+        .collect();
+    let verdict = match signal {
+        Some(_) => "interrupted",
+        None if gates.iter().all(|gate| gate.pass) => "pass",
+        None => "fail",
+    };
+    let plain = (0..config.workers)
+        .flat_map(|worker| config.modes(worker))
+        .filter(|mode| *mode == Mode::Plain)
+        .count();
+    let mode = match plain as u64 {
+        0 => "session",
+        plain if plain == config.connections => "plain",
+        _ => "mixed",
+    };
+    let model = if config.rate_per_s.is_some() { "open" } else { "closed" };
+    Test {
+        name: format!("{model} loop, {mode} mode"),
+        config: TestConfig {
+            target: format!("{}:{}", config.host, config.port),
+            model: model.into(),
+            mode: mode.into(),
+            plain_connections: plain as u64,
+            connections: config.connections,
+            workers: config.workers,
+            cpu_list: config.cpus.as_ref().map(ToString::to_string),
+            pipeline: config.rate_per_s.is_none().then_some(config.depth),
+            batch: config.batch,
+            rate: config.rate_per_s,
+            total_logs: config.lines,
+            duration_s: config.duration.map(|duration| duration.as_secs_f64()),
+            record_size: config.shape.record_size,
+            rich_share: config.shape.rich_share,
+            bad_share: config.shape.bad_share,
+            stamped: config.stamped,
+            done: sum.level.clone().unwrap_or_else(|| "reply".into()),
+        },
+        results: results(config, sum),
+        resources: Resources {
+            client: client(config, sum),
+        },
+        gates,
+        verdict: verdict.into(),
+    }
+}
+
+fn results(config: &Config, sum: &Sum) -> Results {
+    let (tally, latency) = (&sum.tally, &sum.latency);
+    let span_s = sum.span_ns as f64 / 1e9;
+    let per_s = |count: u64| if span_s > 0.0 { count as f64 / span_s } else { 0.0 };
+    let rate = config.rate_per_s.map(|target| {
+        let achieved = per_s(tally.offered);
+        Rate {
+            target: target as f64,
+            achieved,
+            ratio: achieved / target as f64,
+        }
+    });
+    Results {
+        offered: tally.offered,
+        acked: tally.acked,
+        refused_as_meant: tally.refused_as_meant,
+        failed: tally.failed(),
+        failures: tally.failures.clone(),
+        faults: tally.faults.clone(),
+        error_rate: tally.error_rate(),
+        filtered: tally.filtered,
+        duplicate: tally.duplicate,
+        resent: tally.resent,
+        bytes: tally.bytes,
+        sends: tally.sends,
+        connects: tally.connects,
+        nacks: tally.nacks,
+        goaways: tally.goaways,
+        span_s,
+        throughput_per_s: per_s(tally.acked),
+        bytes_per_s: per_s(tally.bytes),
+        rate,
+        response_us: latency.response.figures(),
+        service_us: latency.service.figures(),
+        slip_us: latency.slip.figures(),
+        response_ns_counts: latency.response.counts(),
+    }
+}
+
+fn client(config: &Config, sum: &Sum) -> Client {
+    let ratio = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+    Client {
+        cpu_ns_per_record: ratio(sum.cpu_ns, sum.tally.offered),
+        cpu_s: sum.cpu_ns as f64 / 1e9,
+        busy: ratio(sum.cpu_ns, sum.span_ns * config.workers).min(1.0),
+    }
+}
+
+fn error_gate(tally: &Tally, limit: f64) -> Gate {
+    let actual = tally.error_rate();
+    // Nothing offered is nothing proved.
+    let pass = actual <= limit && tally.offered > 0;
+    Gate {
+        expr: "error_rate".into(),
+        actual,
+        limit,
+        pass,
+    }
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Long enough for every worker to wake up and be there when the first line is due.
+const HEAD_START_NS: u64 = 2_000_000;

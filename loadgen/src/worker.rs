@@ -1,0 +1,568 @@
+//! One worker: a thread on a core of its own, with its connections, schedule and histograms.
+//!
+//! Nothing is shared while lines are sent but a flag that says stop; once a second the worker hands its histograms to
+//! whoever shows progress and goes on with empty ones. A turn: wait, hear, send what is due.
+
+use crate::books::{Desk, Fault};
+use crate::connection::{Connection, SessionTerms, explain};
+use crate::corpus::{Corpus, Sender};
+use crate::latency::Latency;
+use crate::ledger::{Entry, Mode};
+use crate::schedule::Schedule;
+use crate::tally::Tally;
+use ringest_sys::clock;
+use ringest_sys::poller::{Poller, Readiness};
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender as Outlet};
+use std::time::{Duration, Instant};
+
+/// What one worker is to do.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Its number.
+    pub worker: u16,
+    /// The run.
+    pub run: u32,
+    /// Where the server is.
+    pub peer: SocketAddr,
+    /// How each connection speaks.
+    pub modes: Vec<Mode>,
+    /// How sessions speak.
+    pub terms: SessionTerms,
+    /// Lines unanswered per connection at most; in an open loop the schedule decides alone.
+    pub depth: u64,
+    /// Lines per send at most.
+    pub batch: u64,
+    /// Lines in all; `None` for no limit.
+    pub lines: Option<u64>,
+    /// How long lines are sent; `None` for no limit.
+    pub duration_ns: Option<u64>,
+    /// How long answers are waited for after the last line.
+    pub drain_ns: u64,
+    /// How long a broken connection is tried again.
+    pub reconnect_for_ns: u64,
+}
+
+/// What a worker says while it works.
+#[derive(Debug)]
+pub enum Word {
+    /// Every connection is up and greeted.
+    Ready,
+    /// It cannot work, and why.
+    Failed(String),
+    /// What one second measured. The counts are those since the start.
+    Interval(Box<Interval>),
+    /// It has finished.
+    Done(Box<Outcome>),
+}
+
+/// What one second measured.
+#[derive(Debug)]
+pub struct Interval {
+    /// Counts since the start.
+    pub tally: Tally,
+    /// Latencies of this interval; to be reset and given back.
+    pub latency: Latency,
+}
+
+/// What a worker leaves.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Counts of the whole run.
+    pub tally: Tally,
+    /// Latencies that no interval has had.
+    pub latency: Latency,
+    /// What each connection leaves to be proved.
+    pub entries: Vec<Entry>,
+    /// Sentences for a person.
+    pub complaints: Vec<String>,
+    /// The level that sessions were answered at, where there were any.
+    pub level: Option<String>,
+    /// Processor time of the worker's thread while it sent.
+    pub cpu_ns: u64,
+    /// From the first line's turn to the last answer.
+    pub span_ns: u64,
+}
+
+/// The run's clock: nanoseconds since a common instant.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock that starts now.
+    pub fn start() -> Clock {
+        Clock(Instant::now())
+    }
+
+    /// Nanoseconds since it started.
+    #[inline]
+    pub fn now_ns(&self) -> u64 {
+        self.0.elapsed().as_nanos() as u64
+    }
+}
+
+/// A worker at work.
+#[derive(Debug)]
+pub struct Worker {
+    task: Task,
+    clock: Clock,
+    poller: Poller,
+    ready: Vec<Readiness>,
+    connections: Vec<Connection>,
+    /// Timers as (time, connection); a connection whose time has changed since ignores an old one.
+    timers: BTreeSet<(u64, usize)>,
+    /// Connections that may have room.
+    eager: Vec<usize>,
+    is_eager: Vec<bool>,
+    /// Where an open loop goes on dealing out lines.
+    rotation: usize,
+    kit: Kit,
+    buf: Vec<u8>,
+    sending: bool,
+    start_ns: u64,
+    /// The place of the next line in the schedule: how many have been assigned.
+    next_slot: u64,
+    next_conn: u32,
+    over: usize,
+    entries: Vec<Entry>,
+    last_settled_ns: u64,
+}
+
+/// What connections work with; lent to one at a time.
+#[derive(Debug)]
+struct Kit {
+    corpus: Corpus,
+    schedule: Option<Schedule>,
+    latency: Latency,
+    tally: Tally,
+    complaints: Vec<String>,
+}
+
+impl Kit {
+    fn desk(&mut self, now_ns: u64) -> Desk<'_> {
+        Desk {
+            corpus: &mut self.corpus,
+            schedule: self.schedule,
+            latency: &mut self.latency,
+            tally: &mut self.tally,
+            complaints: &mut self.complaints,
+            now_ns,
+        }
+    }
+}
+
+/// What a worker hears while it works.
+#[derive(Debug)]
+pub struct Orders {
+    /// Set by whoever runs the workers, read by all of them once per turn: send no more.
+    pub stop: Arc<AtomicBool>,
+    /// Empty histograms for the next interval.
+    pub spares: Receiver<Latency>,
+}
+
+impl Worker {
+    /// Connects everything and greets.
+    ///
+    /// # Errors
+    /// A sentence, where the server cannot be reached or does not answer.
+    pub fn connect(task: Task, corpus: Corpus, clock: Clock) -> Result<Worker, String> {
+        let poller = Poller::new().map_err(|error| format!("cannot watch sockets: {error}"))?;
+        let count = task.modes.len();
+        let mut worker = Worker {
+            poller,
+            ready: Vec::new(),
+            connections: Vec::with_capacity(count),
+            timers: BTreeSet::new(),
+            eager: Vec::with_capacity(count),
+            is_eager: vec![false; count],
+            rotation: 0,
+            kit: Kit {
+                corpus,
+                schedule: None,
+                latency: Latency::new(),
+                tally: Tally::default(),
+                complaints: Vec::new(),
+            },
+            buf: vec![0; RECEIVE_LEN],
+            sending: false,
+            start_ns: 0,
+            next_slot: 0,
+            next_conn: count as u32,
+            over: 0,
+            entries: Vec::new(),
+            last_settled_ns: 0,
+            clock,
+            task,
+        };
+        for conn in 0..count {
+            worker.add(conn).map_err(|error| explain(worker.task.peer, &error))?;
+        }
+        worker.greet()?;
+        Ok(worker)
+    }
+
+    /// Sends until the task is done, and waits for the answers. Line 0's turn is at `start_ns`.
+    pub fn run(
+        mut self,
+        start_ns: u64,
+        schedule: Option<Schedule>,
+        orders: &Orders,
+        outlet: &Outlet<(u16, Word)>,
+    ) -> Outcome {
+        let cpu_before = clock::thread_cpu();
+        self.start_ns = start_ns;
+        self.last_settled_ns = start_ns;
+        self.kit.schedule = schedule;
+        self.sending = true;
+        self.everyone_is_eager();
+
+        let end_ns = self
+            .task
+            .duration_ns
+            .map_or(u64::MAX, |duration_ns| start_ns + duration_ns);
+        let mut give_up_ns = end_ns.saturating_add(self.task.drain_ns);
+        let mut next_interval_ns = start_ns + INTERVAL_NS;
+        while self.over < self.connections.len() {
+            let now_ns = self.clock.now_ns();
+            if self.sending && (now_ns >= end_ns || self.is_all_assigned() || orders.stop.load(Ordering::Relaxed)) {
+                self.sending = false;
+                give_up_ns = now_ns + self.task.drain_ns;
+                self.everyone_is_eager();
+            }
+            if now_ns >= give_up_ns {
+                if !self.connections.iter().any(Connection::is_reconnecting) {
+                    break;
+                }
+                // Its own patience ends that; if it comes back, it has the whole time for its answers.
+                give_up_ns = now_ns + self.task.drain_ns;
+            }
+            self.turn(next_interval_ns.min(if self.sending { end_ns } else { give_up_ns }));
+            if now_ns >= next_interval_ns {
+                next_interval_ns += INTERVAL_NS;
+                self.publish(orders, outlet);
+            }
+        }
+        self.finish(clock::thread_cpu().saturating_sub(cpu_before))
+    }
+
+    /// One turn: wait no longer than until `until_ns`, hear, send what is due.
+    fn turn(&mut self, until_ns: u64) {
+        let timeout = self.wait_for(until_ns);
+        if let Err(error) = self.poller.wait(Some(timeout), &mut self.ready) {
+            self.kit
+                .desk(0)
+                .complain(format!("waiting for sockets failed: {error}"));
+            self.kit.tally.fault("poll_failed");
+            self.over = self.connections.len();
+            return;
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        for event in ready.drain(..) {
+            self.handle_ready(event);
+        }
+        self.ready = ready;
+        self.fire_timers();
+        match self.kit.schedule {
+            Some(schedule) if self.sending => self.send_due(&schedule),
+            _ => {}
+        }
+        self.serve_eager();
+    }
+
+    fn wait_for(&self, until_ns: u64) -> Duration {
+        if !self.eager.is_empty() {
+            return Duration::ZERO;
+        }
+        let now_ns = self.clock.now_ns();
+        let mut at_ns = until_ns.min(now_ns + WAIT_MAX_NS);
+        if let Some((timer_ns, _)) = self.timers.first() {
+            at_ns = at_ns.min(*timer_ns);
+        }
+        if let (true, Some(schedule), false) = (self.sending, self.kit.schedule, self.is_all_assigned()) {
+            let due_ns = schedule.at(self.next_slot);
+            // Late: every connection is blocked or full, and an event will say when one is not.
+            if due_ns > now_ns {
+                // A sleeping thread wakes late by about this much, so the rest is spun.
+                at_ns = at_ns.min(due_ns.saturating_sub(SPIN_NS));
+            }
+        }
+        Duration::from_nanos(at_ns.saturating_sub(now_ns))
+    }
+
+    fn handle_ready(&mut self, event: Readiness) {
+        let at = event.token as usize;
+        let mut outcome = Ok(());
+        if event.readable {
+            let now_ns = self.clock.now_ns();
+            let settled = self.connections[at].books().flight.settled();
+            outcome = self.connections[at].receive(&mut self.buf, &mut self.kit.desk(now_ns));
+            if self.connections[at].books().flight.settled() > settled {
+                self.last_settled_ns = now_ns;
+            }
+            self.set_timer(at);
+        }
+        if outcome.is_ok() && event.writable {
+            outcome = self.connections[at].unblock(&self.poller);
+        }
+        match outcome {
+            Ok(()) => self.make_eager(at),
+            Err(fault) => self.handle_fault(at, fault),
+        }
+    }
+
+    /// Closed loop: fills each connection up to the depth. Either loop: sends what is assigned, and lets go of what has
+    /// nothing more to do.
+    fn serve_eager(&mut self) {
+        let mut eager = std::mem::take(&mut self.eager);
+        for at in eager.drain(..) {
+            self.is_eager[at] = false;
+            if let Err(fault) = self.serve(at) {
+                self.handle_fault(at, fault);
+            }
+        }
+        // What became eager meanwhile is served in the next turn.
+        eager.append(&mut self.eager);
+        self.eager = eager;
+    }
+
+    fn serve(&mut self, at: usize) -> Result<(), Fault> {
+        let now_ns = self.clock.now_ns();
+        self.connections[at].flush(&self.poller, &mut self.kit.desk(now_ns))?;
+        if self.sending {
+            return if self.kit.schedule.is_none() {
+                self.fill(at)
+            } else {
+                Ok(())
+            };
+        }
+        let connection = &mut self.connections[at];
+        if !connection.is_over() {
+            connection.leave();
+            connection.flush(&self.poller, &mut self.kit.desk(now_ns))?;
+            self.over += usize::from(connection.is_over());
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, at: usize) -> Result<(), Fault> {
+        loop {
+            let room = self.connections[at].room(self.task.depth).min(self.lines_left());
+            if room == 0 {
+                return Ok(());
+            }
+            self.send(at, room.min(self.task.batch))?;
+        }
+    }
+
+    /// Open loop: deals out the lines whose turn has come, in rotation. A line that no connection can take stays the
+    /// next one; it is late, and counts from its own time.
+    fn send_due(&mut self, schedule: &Schedule) {
+        let count = self.connections.len();
+        let mut refused_in_a_row = 0;
+        while refused_in_a_row < count {
+            let due = schedule
+                .due(self.clock.now_ns())
+                .saturating_sub(self.next_slot)
+                .min(self.lines_left());
+            if due == 0 {
+                return;
+            }
+            let at = self.rotation;
+            self.rotation = (self.rotation + 1) % count;
+            let room = self.connections[at].room(u64::MAX);
+            if room == 0 {
+                refused_in_a_row += 1;
+                continue;
+            }
+            refused_in_a_row = 0;
+            let fair = due.div_ceil(count as u64);
+            if let Err(fault) = self.send(at, fair.min(self.task.batch).min(room)) {
+                self.handle_fault(at, fault);
+            }
+        }
+    }
+
+    fn send(&mut self, at: usize, lines: u64) -> Result<(), Fault> {
+        let mut desk = self.kit.desk(self.clock.now_ns());
+        self.connections[at].assign(lines, self.next_slot, &mut desk);
+        self.next_slot += lines;
+        self.connections[at].flush(&self.poller, &mut desk)
+    }
+
+    fn fire_timers(&mut self) {
+        let now_ns = self.clock.now_ns();
+        while let Some(&(at_ns, at)) = self.timers.first().filter(|timer| timer.0 <= now_ns) {
+            self.timers.remove(&(at_ns, at));
+            let reconnect_for_ns = self.task.reconnect_for_ns;
+            let mut desk = self.kit.desk(now_ns);
+            match self.connections[at].handle_timeout(&self.poller, reconnect_for_ns, &mut desk) {
+                Ok(()) => self.make_eager(at),
+                Err(fault) => self.handle_fault(at, fault),
+            }
+            self.set_timer(at);
+        }
+    }
+
+    fn set_timer(&mut self, at: usize) {
+        if let Some(at_ns) = self.connections[at].timeout() {
+            self.timers.insert((at_ns, at));
+        }
+    }
+
+    fn handle_fault(&mut self, at: usize, fault: Fault) {
+        let now_ns = self.clock.now_ns();
+        self.kit.tally.fault(fault.kind());
+        self.kit.desk(now_ns).complain(fault.text().to_owned());
+        let connection = &mut self.connections[at];
+        if connection.is_over() {
+            return;
+        }
+        let outstanding = connection.books().flight.outstanding();
+        match connection.mode() {
+            _ if !fault.again() => self.end(at),
+            Mode::Session if self.sending || outstanding > 0 => {
+                connection.put_down(None, now_ns);
+                self.set_timer(at);
+            }
+            Mode::Plain if self.sending => self.replace(at, now_ns),
+            Mode::Plain | Mode::Session => self.end(at),
+        }
+    }
+
+    /// A plain connection broke: nobody knows what became of its last lines, so another takes its place under a number
+    /// of its own.
+    fn replace(&mut self, at: usize, now_ns: u64) {
+        self.retire(at);
+        let sender = Sender {
+            run: self.task.run,
+            worker: self.task.worker,
+            conn: self.next_conn,
+        };
+        self.next_conn += 1;
+        let mut next = Connection::new(at as u64, sender, self.task.peer, None);
+        next.put_down(self.connections[at].trouble(), now_ns);
+        self.connections[at] = next;
+        self.set_timer(at);
+    }
+
+    fn end(&mut self, at: usize) {
+        self.connections[at].end();
+        self.over += 1;
+    }
+
+    /// Closes the books of a connection: what is unanswered now stays so.
+    fn retire(&mut self, at: usize) {
+        let connection = &self.connections[at];
+        self.kit
+            .tally
+            .fail("unanswered", connection.books().flight.outstanding());
+        self.entries.push(connection.entry());
+    }
+
+    fn add(&mut self, at: usize) -> io::Result<()> {
+        let sender = Sender {
+            run: self.task.run,
+            worker: self.task.worker,
+            conn: at as u32,
+        };
+        let terms = (self.task.modes[at] == Mode::Session).then_some(&self.task.terms);
+        let mut connection = Connection::new(at as u64, sender, self.task.peer, terms);
+        connection.connect(&self.poller, &mut self.kit.desk(0))?;
+        self.connections.push(connection);
+        self.make_eager(at);
+        Ok(())
+    }
+
+    /// Waits until every session is welcome, so that the schedule starts with all of them.
+    fn greet(&mut self) -> Result<(), String> {
+        self.sending = true;
+        let lines = self.task.lines.replace(0);
+        let give_up_ns = self.clock.now_ns() + GREETING_NS;
+        while !self.connections.iter().all(Connection::is_open) {
+            let now_ns = self.clock.now_ns();
+            self.turn(give_up_ns);
+            if let Some(complaint) = self.kit.complaints.first() {
+                return Err(complaint.clone());
+            }
+            if now_ns > give_up_ns {
+                let waiting = self
+                    .connections
+                    .iter()
+                    .filter(|connection| !connection.is_open())
+                    .count();
+                let peer = self.task.peer;
+                return Err(format!(
+                    "{peer} did not answer the $hello of {waiting} sessions within {} s; does it speak session mode? \
+                     --mode plain needs no greeting",
+                    GREETING_NS / 1_000_000_000
+                ));
+            }
+        }
+        self.task.lines = lines;
+        Ok(())
+    }
+
+    fn publish(&mut self, orders: &Orders, outlet: &Outlet<(u16, Word)>) {
+        // Without a spare the reader is behind; this second then counts with the next.
+        if let Ok(spare) = orders.spares.try_recv() {
+            let latency = std::mem::replace(&mut self.kit.latency, spare);
+            let interval = Interval {
+                tally: self.kit.tally.clone(),
+                latency,
+            };
+            // Nobody listens any more only where the run is being given up.
+            let _ = outlet.send((self.task.worker, Word::Interval(Box::new(interval))));
+        }
+    }
+
+    fn finish(mut self, cpu: Duration) -> Outcome {
+        for at in 0..self.connections.len() {
+            self.retire(at);
+        }
+        let level = self
+            .connections
+            .iter()
+            .find_map(Connection::level)
+            .map(|level| level.to_string());
+        Outcome {
+            tally: self.kit.tally,
+            latency: self.kit.latency,
+            entries: self.entries,
+            complaints: self.kit.complaints,
+            level,
+            cpu_ns: cpu.as_nanos() as u64,
+            span_ns: self.last_settled_ns - self.start_ns,
+        }
+    }
+
+    fn lines_left(&self) -> u64 {
+        self.task
+            .lines
+            .map_or(u64::MAX, |lines| lines.saturating_sub(self.next_slot))
+    }
+
+    fn is_all_assigned(&self) -> bool {
+        self.lines_left() == 0
+    }
+
+    fn everyone_is_eager(&mut self) {
+        (0..self.connections.len()).for_each(|at| self.make_eager(at));
+    }
+
+    fn make_eager(&mut self, at: usize) {
+        if !std::mem::replace(&mut self.is_eager[at], true) {
+            self.eager.push(at);
+        }
+    }
+}
+
+const RECEIVE_LEN: usize = 256 << 10;
+const INTERVAL_NS: u64 = 1_000_000_000;
+/// How often a quiet worker looks whether it should stop.
+const WAIT_MAX_NS: u64 = 50_000_000;
+const SPIN_NS: u64 = 60_000;
+const GREETING_NS: u64 = 5_000_000_000;
