@@ -73,6 +73,8 @@ pub(crate) struct Chain {
     next_id: u64,
     /// What counts of the segments that failed since the last segment line was written.
     voids: Vec<(SegmentId, u64)>,
+    /// The segment whose first line says all of `voids`.
+    voids_told_by: Option<SegmentId>,
     /// Segments to close, and the length that counts.
     closing: VecDeque<(SegmentId, u64)>,
 }
@@ -86,6 +88,7 @@ impl Chain {
             next: Next::Absent,
             next_id: first.0,
             voids: Vec::new(),
+            voids_told_by: None,
             closing: VecDeque::new(),
         }
     }
@@ -179,14 +182,11 @@ impl Chain {
 
     /// The first line of a segment; says what counts of those that failed before it.
     pub(crate) fn segment_line(&mut self, id: SegmentId) -> Vec<u8> {
+        self.voids_told_by = Some(id);
         let mut text = vec![0; SEGMENT_LINE_LEN_MAX];
         let mut rest = &mut text[..];
         let written: Result<(), std::io::Error> = (|| {
-            write!(
-                rest,
-                "{{\"$seg\":{{\"v\":1,\"shard\":{},\"id\":{},\"void\":[",
-                self.shard.0, id.0
-            )?;
+            write!(rest, "{{\"$seg\":{{\"v\":1,\"shard\":{},\"id\":{},\"void\":[", self.shard.0, id.0)?;
             for (at, (void, len)) in self.voids.iter().enumerate() {
                 write!(rest, "{}[{},{len}]", if at == 0 { "" } else { "," }, void.0)?;
             }
@@ -199,13 +199,16 @@ impl Chain {
         text
     }
 
-    /// The segment line is safe on disk: what it says need not be said again.
-    pub(crate) fn voids_told(&mut self) {
-        self.voids.clear();
+    /// A sync of that segment succeeded. If its first line told of failed segments, that need not be told again.
+    pub(crate) fn handle_synced(&mut self, id: SegmentId) {
+        if self.voids_told_by == Some(id) {
+            self.voids.clear();
+        }
     }
 
     /// Takes every segment for which `lost` gives a length out of service: that length of it counts.
     pub(crate) fn abandon(&mut self, mut lost: impl FnMut(&Segment) -> Option<u64>) {
+        self.voids_told_by = None;
         let (voids, closing) = (&mut self.voids, &mut self.closing);
         self.live.retain(|segment| {
             let Some(len) = lost(segment) else { return true };
@@ -223,11 +226,7 @@ impl Chain {
     /// No more blocks will come: retires the current segment and gives the unused next one back.
     pub(crate) fn retire_all(&mut self) {
         if let Some(current) = self.current() {
-            current.ending = if current.end == 0 {
-                Ending::Synced
-            } else {
-                Ending::Retired
-            };
+            current.ending = if current.end == 0 { Ending::Synced } else { Ending::Retired };
         }
         if let Next::Ready(id) = self.next {
             self.give_back(id);
@@ -254,11 +253,7 @@ impl Chain {
 
     /// The next segment to close, and the length of it that counts; 0 means that it was never used.
     pub(crate) fn poll_close(&mut self) -> Option<(SegmentId, u64)> {
-        if self
-            .live
-            .front()
-            .is_some_and(|segment| segment.ending == Ending::Synced)
-        {
+        if self.live.front().is_some_and(|segment| segment.ending == Ending::Synced) {
             let segment = self.live.pop_front().expect("just seen");
             self.closing.push_back((segment.id, segment.end));
         }

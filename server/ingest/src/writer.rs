@@ -54,7 +54,7 @@ pub(crate) struct Writer {
     /// Sessions that wait for a batch to which they added nothing.
     sync_waiters: Vec<(u64, SessionId)>,
     writes: usize,
-    syncing: Option<(SegmentId, u64)>,
+    syncing: Option<Syncing>,
     pub(crate) chain: Chain,
     /// A write or sync failed; what is under way has to come back before the rest is written elsewhere.
     broken: bool,
@@ -64,14 +64,24 @@ pub(crate) struct Writer {
     rows_in_flight: u64,
 }
 
+/// The sync under way.
+#[derive(Clone, Copy, Debug)]
+struct Syncing {
+    segment: SegmentId,
+    /// It covers every batch of the segment up to this number.
+    upto: u64,
+    /// It covers the segment's last line.
+    is_last: bool,
+}
+
 #[derive(Debug)]
 struct Flight {
     number: u64,
     /// `None` while the driver has it.
     block: Option<Block>,
     written: bool,
-    segment: SegmentId,
-    offset: u64,
+    /// Where it was sent: segment and offset. `None` until then, and again once that segment has failed.
+    place: Option<(SegmentId, u64)>,
     rows: u32,
     sync_only: bool,
     sessions: Vec<SessionId>,
@@ -197,11 +207,7 @@ impl Writer {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let linger = self
-            .open
-            .as_ref()
-            .filter(|open| !open.due)
-            .map(|open| open.opened_at + self.limits.linger);
+        let linger = self.open.as_ref().filter(|open| !open.due).map(|open| open.opened_at + self.limits.linger);
         let retry = match self.chain.next {
             Next::Failed { retry_at, .. } => Some(retry_at),
             _ => None,
@@ -253,9 +259,7 @@ impl Writer {
                 return Some(Action::Sync(segment));
             }
         }
-        self.chain
-            .poll_close()
-            .map(|(segment, len)| Action::CloseSegment { segment, len })
+        self.chain.poll_close().map(|(segment, len)| Action::CloseSegment { segment, len })
     }
 
     fn should_seal(&self) -> bool {
@@ -277,14 +281,7 @@ impl Writer {
         let number = self.open_number;
         self.open_number += 1;
         let sync_only = open.sync_awaited && !open.write_awaited;
-        let Batch {
-            arena,
-            len,
-            rows,
-            mut runs,
-            sessions,
-            ..
-        } = open;
+        let Batch { arena, len, rows, mut runs, sessions, .. } = open;
         let block = Block::seal(number, arena, len, rows, &runs, producers);
         runs.clear();
         self.spare_runs.push(runs);
@@ -292,8 +289,7 @@ impl Writer {
             number,
             block: Some(block),
             written: false,
-            segment: SegmentId(0),
-            offset: 0,
+            place: None,
             rows,
             sync_only,
             sessions,
@@ -307,15 +303,11 @@ impl Writer {
         if self.issued < self.flights.len() {
             let segment = self.chain.place(self.limits.block_len_max())?;
             let (id, offset) = (segment.id, segment.end);
-            let segment_line = if offset == 0 {
-                self.chain.segment_line(id)
-            } else {
-                Vec::new()
-            };
+            let segment_line = if offset == 0 { self.chain.segment_line(id) } else { Vec::new() };
             let flight = &mut self.flights[self.issued];
             let mut block = flight.block.take().expect("a block that was not issued is here");
             block.address(id, offset, &segment_line, self.limits.paged_len_min);
-            (flight.segment, flight.offset, flight.written) = (id, offset, false);
+            (flight.place, flight.written) = (Some((id, offset)), false);
             let segment = self.chain.get_mut(id).expect("the segment was just placed");
             segment.end += block.len() as u64;
             segment.rows += u64::from(block.rows);
@@ -344,26 +336,24 @@ impl Writer {
     ) {
         self.writes -= 1;
         let (segment_id, number, failed) = (block.segment(), block.number, outcome.is_err());
-        let segment = self
-            .chain
-            .get_mut(segment_id)
-            .expect("a segment lives while it is written");
+        let segment = self.chain.get_mut(segment_id).expect("a segment lives while it is written");
         segment.writes -= 1;
         segment.failed |= failed;
         if number == 0 {
             segment.ending = Ending::Written;
         } else {
-            let front = self
-                .flights
-                .front()
-                .expect("a block in the driver's hands has a flight")
-                .number;
+            let front = self.flights.front().expect("a block in the driver's hands has a flight").number;
             let flight = &mut self.flights[(number - front) as usize];
             flight.written = !failed;
             flight.block = Some(block);
         }
         match outcome {
-            Ok(()) => self.advance_written(tally, woken),
+            Ok(()) => {
+                if !self.retain {
+                    self.failures = 0; // Nothing but a write is promised, so a write is a success.
+                }
+                self.advance_written(tally, woken);
+            }
             Err(fault) => self.fail(fault, now, tally),
         }
         self.mend();
@@ -378,30 +368,21 @@ impl Writer {
         tally: &mut Tally,
         woken: &mut Vec<SessionId>,
     ) {
-        let (syncing, upto) = self.syncing.take().expect("a sync that completes was under way");
-        assert_eq!(syncing, segment_id, "one sync is under way at a time");
-        let segment = self
-            .chain
-            .get_mut(segment_id)
-            .expect("a segment lives while it is synced");
+        let Syncing { segment, upto, is_last } = self.syncing.take().expect("a sync that completes was under way");
+        assert_eq!(segment, segment_id, "one sync is under way at a time");
+        let segment = self.chain.get_mut(segment_id).expect("a segment lives while it is synced");
         match outcome {
             Ok(()) => {
                 tally.syncs += 1;
                 self.failures = 0;
                 segment.synced = upto;
-                if segment.ending == Ending::Written && upto == segment.last_number {
+                if is_last {
                     segment.ending = Ending::Synced;
                 }
-                if segment.end > 0 {
-                    self.chain.voids_told();
-                }
+                self.chain.handle_synced(segment_id);
                 self.durable = self.durable.max(upto);
                 let durable = self.durable;
-                woken.extend(
-                    self.sync_waiters
-                        .extract_if(.., |(number, _)| *number <= durable)
-                        .map(|(_, id)| id),
-                );
+                woken.extend(self.sync_waiters.extract_if(.., |(number, _)| *number <= durable).map(|(_, id)| id));
                 self.release(woken);
             }
             Err(fault) => {
@@ -416,10 +397,7 @@ impl Writer {
         let retry_at = now + self.limits.storage_retry;
         let outcome = outcome.map_err(|fault| {
             tally.storage_failures += 1;
-            Next::Failed {
-                code: fault.code(),
-                retry_at,
-            }
+            Next::Failed { code: fault.code(), retry_at }
         });
         self.chain.handle_opened(id, outcome);
     }
@@ -429,11 +407,7 @@ impl Writer {
             return None;
         }
         let safe_prefix = self.written_here();
-        let segment = self
-            .chain
-            .live
-            .iter_mut()
-            .find(|segment| segment.ending != Ending::Synced)?;
+        let segment = self.chain.live.iter_mut().find(|segment| segment.ending != Ending::Synced)?;
         let upto = safe_prefix.min(segment.last_number);
         let ended = segment.ending == Ending::Written && segment.writes == 0 && upto == segment.last_number;
         let wanted = upto > segment.synced && (self.durable_wanted > self.durable || self.draining);
@@ -443,7 +417,7 @@ impl Writer {
             return None;
         }
         let id = segment.id;
-        self.syncing = Some((id, upto));
+        self.syncing = Some(Syncing { segment: id, upto, is_last: ended });
         Some(id)
     }
 
@@ -481,11 +455,7 @@ impl Writer {
     /// Lets go of what is safe.
     fn release(&mut self, woken: &mut Vec<SessionId>) {
         let safe = if self.retain { self.durable } else { self.written };
-        while self
-            .flights
-            .front()
-            .is_some_and(|flight| flight.number <= safe && flight.written)
-        {
+        while self.flights.front().is_some_and(|flight| flight.number <= safe && flight.written) {
             let mut flight = self.flights.pop_front().expect("just seen");
             self.issued -= 1;
             woken.append(&mut flight.sessions);
@@ -504,10 +474,7 @@ impl Writer {
             if let Next::Ready(id) = self.chain.next {
                 self.chain.give_back(id);
             }
-            self.chain.next = Next::Failed {
-                code: fault.code(),
-                retry_at: now + self.limits.storage_retry,
-            };
+            self.chain.next = Next::Failed { code: fault.code(), retry_at: now + self.limits.storage_retry };
         }
     }
 
@@ -521,12 +488,13 @@ impl Writer {
         self.chain.abandon(|segment| {
             let first = flights
                 .iter()
-                .find(|flight| flight.segment == segment.id)
-                .map(|flight| flight.offset);
+                .filter_map(|flight| flight.place)
+                .find(|(id, _)| *id == segment.id)
+                .map(|(_, offset)| offset);
             first.or(segment.failed.then_some(segment.end))
         });
         for flight in &mut self.flights {
-            flight.segment = SegmentId(0);
+            (flight.place, flight.written) = (None, false);
         }
         self.issued = 0;
     }

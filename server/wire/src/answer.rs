@@ -124,21 +124,12 @@ impl Answer {
 
     /// The nack for a retryable code.
     pub fn nack(from: u64, code: Code, after_ms: u32) -> Answer {
-        Answer::Nack(Nack {
-            from,
-            code: code.as_str().into(),
-            retry: true,
-            after_ms,
-        })
+        Answer::Nack(Nack { from, code: code.as_str().into(), retry: true, after_ms })
     }
 
     /// The end of a session.
     pub fn goaway(upto: u64, code: Code, reason: impl Into<String>) -> Answer {
-        Answer::Goaway(Goaway {
-            upto,
-            code: code.as_str().into(),
-            reason: reason.into(),
-        })
+        Answer::Goaway(Goaway { upto, code: code.as_str().into(), reason: reason.into() })
     }
 }
 
@@ -173,10 +164,6 @@ mod tests {
 
     #[test]
     fn what_is_not_an_answer_is_said_to_be_none() {
-        assert!(
-            Answer::parse(b"{\"status\":\"ok\"}")
-                .unwrap_err()
-                .contains("not an answer")
-        );
+        assert!(Answer::parse(b"{\"status\":\"ok\"}").unwrap_err().contains("not an answer"));
     }
 }

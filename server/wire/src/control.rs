@@ -89,27 +89,15 @@ impl Control {
 impl Hello {
     /// A hello that takes every default.
     pub fn new(producer: impl Into<String>, epoch: u64) -> Hello {
-        Hello {
-            v: VERSION,
-            producer: producer.into(),
-            epoch,
-            ack: None,
-            resume_from: None,
-            token: None,
-        }
+        Hello { v: VERSION, producer: producer.into(), epoch, ack: None, resume_from: None, token: None }
     }
 
     fn check(&self) -> Result<(), String> {
         if self.v != VERSION {
-            return Err(format!(
-                "protocol_error: version {} is not spoken here; use {VERSION}",
-                self.v
-            ));
+            return Err(format!("protocol_error: version {} is not spoken here; use {VERSION}", self.v));
         }
         if self.producer.is_empty() || self.producer.len() > PRODUCER_LEN_MAX {
-            return Err(format!(
-                "protocol_error: a producer name has 1 to {PRODUCER_LEN_MAX} bytes"
-            ));
+            return Err(format!("protocol_error: a producer name has 1 to {PRODUCER_LEN_MAX} bytes"));
         }
         // The name is copied into block headers as it is, so it must need no escapes there.
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/@+".contains(&byte);
@@ -129,11 +117,7 @@ mod tests {
 
     #[test]
     fn a_hello_reads_back_as_written() {
-        let hello = Hello {
-            resume_from: Some(7),
-            ack: Some(AckLevel::Written),
-            ..Hello::new("web-17/ab3f", 4)
-        };
+        let hello = Hello { resume_from: Some(7), ack: Some(AckLevel::Written), ..Hello::new("web-17/ab3f", 4) };
         let mut out = Vec::new();
         Control::Hello(hello.clone()).put(&mut out);
         assert!(out.starts_with(PREFIX));
@@ -143,13 +127,8 @@ mod tests {
     #[test]
     fn the_hello_of_the_documentation_is_understood() {
         let line = br#"{"$hello":{"v":1,"producer":"web-17/ab3f","epoch":4,"ack":"durable","token":"t"}}"#;
-        let Control::Hello(hello) = Control::parse(line).unwrap() else {
-            panic!("not a hello")
-        };
-        assert_eq!(
-            (hello.producer.as_str(), hello.epoch, hello.ack),
-            ("web-17/ab3f", 4, Some(AckLevel::Durable))
-        );
+        let Control::Hello(hello) = Control::parse(line).unwrap() else { panic!("not a hello") };
+        assert_eq!((hello.producer.as_str(), hello.epoch, hello.ack), ("web-17/ab3f", 4, Some(AckLevel::Durable)));
         assert_eq!(Control::parse(br#"{"$ping":1}"#), Ok(Control::Ping(1)));
         assert_eq!(Control::parse(br#"{"$bye":1}"#), Ok(Control::Bye(1)));
     }

@@ -42,12 +42,7 @@ pub struct Split<'f, 'c> {
 impl Framer {
     /// A framer at the start of a stream. A line may have `line_len_max` bytes, its ending not counted.
     pub fn new(line_len_max: usize) -> Framer {
-        Framer {
-            carry: Vec::new(),
-            spent: 0,
-            line_len_max,
-            skipping: false,
-        }
+        Framer { carry: Vec::new(), spent: 0, line_len_max, skipping: false }
     }
 
     /// Takes the next chunk of the stream. Empty chunks change nothing.
@@ -88,11 +83,7 @@ impl Framer {
             Some(len) => Head::Line(trim_cr(&self.carry[..len])),
             None => Head::None,
         };
-        Split {
-            head,
-            body,
-            tail_too_long,
-        }
+        Split { head, body, tail_too_long }
     }
 
     /// The stream has ended: what is unfinished counts as a line. `None` where nothing is.
@@ -167,10 +158,7 @@ mod tests {
     fn oracle(stream: &[u8], line_len_max: usize) -> Vec<Seen> {
         let mut pieces: Vec<&[u8]> = stream.split(|&byte| byte == b'\n').collect();
         let unfinished = pieces.pop().expect("split yields at least one piece");
-        let mut seen: Vec<Seen> = pieces
-            .into_iter()
-            .map(|piece| judge(trim_cr(piece), line_len_max))
-            .collect();
+        let mut seen: Vec<Seen> = pieces.into_iter().map(|piece| judge(trim_cr(piece), line_len_max)).collect();
         if !unfinished.is_empty() {
             seen.push(judge(trim_cr(unfinished), line_len_max));
         }
@@ -178,11 +166,7 @@ mod tests {
     }
 
     fn judge(line: &[u8], line_len_max: usize) -> Seen {
-        if line.len() > line_len_max {
-            Seen::TooLong
-        } else {
-            Seen::Line(line.to_vec())
-        }
+        if line.len() > line_len_max { Seen::TooLong } else { Seen::Line(line.to_vec()) }
     }
 
     fn run(chunks: &[&[u8]], line_len_max: usize) -> Vec<Seen> {
@@ -199,10 +183,7 @@ mod tests {
             if split.tail_too_long {
                 seen.push(Seen::TooLong);
             }
-            assert!(
-                framer.held() <= line_len_max + 1,
-                "an unfinished line is held in bounded memory"
-            );
+            assert!(framer.held() <= line_len_max + 1, "an unfinished line is held in bounded memory");
         }
         if let Some(line) = framer.finish() {
             seen.push(judge(line, line_len_max));
@@ -231,11 +212,7 @@ mod tests {
                 let stream = line(len, end);
                 for cut in 0..=stream.len() {
                     let seen = run(&[&stream[..cut], &stream[cut..]], 8);
-                    assert_eq!(
-                        seen,
-                        std::slice::from_ref(&expected),
-                        "len {len}, end {end:?}, cut {cut}"
-                    );
+                    assert_eq!(seen, std::slice::from_ref(&expected), "len {len}, end {end:?}, cut {cut}");
                 }
             }
         }

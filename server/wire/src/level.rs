@@ -43,9 +43,7 @@ impl FromStr for AckLevel {
             "accepted" => Ok(AckLevel::Accepted),
             "written" => Ok(AckLevel::Written),
             "durable" => Ok(AckLevel::Durable),
-            _ => Err(format!(
-                "unknown ack level \"{name}\"; one of none, accepted, written, durable"
-            )),
+            _ => Err(format!("unknown ack level \"{name}\"; one of none, accepted, written, durable")),
         }
     }
 }
@@ -93,9 +91,9 @@ impl FromStr for Severity {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         match Severity::from_name(name.as_bytes()) {
-            Severity::Unknown => Err(format!(
-                "unknown level \"{name}\"; one of TRACE, DEBUG, INFO, WARNING, ERROR, CRITICAL"
-            )),
+            Severity::Unknown => {
+                Err(format!("unknown level \"{name}\"; one of TRACE, DEBUG, INFO, WARNING, ERROR, CRITICAL"))
+            }
             known => Ok(known),
         }
     }

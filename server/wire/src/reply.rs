@@ -11,11 +11,8 @@ pub const OK: &[u8] = b"{\"status\":\"ok\",\"message\":\"received\"}\n";
 /// was passed. Retryable codes carry `retry_after_ms`.
 pub fn put_error(out: &mut Vec<u8>, code: Code, at: u32) {
     let (text, detail) = (message(code), Detail { code, at });
-    writeln!(
-        out,
-        "{{\"status\":\"error\",\"message\":\"{text}\",\"code\":\"{code}\"{detail}}}"
-    )
-    .expect("writing into memory cannot fail");
+    writeln!(out, "{{\"status\":\"error\",\"message\":\"{text}\",\"code\":\"{code}\"{detail}}}")
+        .expect("writing into memory cannot fail");
 }
 
 /// How long a client should wait before it sends a refused line again.
