@@ -24,11 +24,7 @@ impl Arena {
         // Vec gives no alignment, so the records begin at the first page boundary behind the headroom.
         let address = bytes.as_ptr() as usize + HEADROOM;
         let body = HEADROOM + (address.next_multiple_of(PAGE) - address);
-        Arena {
-            bytes,
-            body,
-            runs_text: Vec::with_capacity(RUNS_LEN_MAX),
-        }
+        Arena { bytes, body, runs_text: Vec::with_capacity(RUNS_LEN_MAX) }
     }
 }
 

@@ -81,42 +81,15 @@ impl Block {
             write!(arena.runs_text, "{comma}[\"{name}\",{epoch},{first},{upto},{rows}]")
                 .expect("writing into memory cannot fail");
         }
-        assert!(
-            arena.runs_text.len() <= RUNS_LEN_MAX,
-            "a batch admits no more runs than a block describes"
-        );
+        assert!(arena.runs_text.len() <= RUNS_LEN_MAX, "a batch admits no more runs than a block describes");
         let crc = libdeflater::crc32(&arena.bytes[arena.body..arena.body + body_len]);
-        Block {
-            number,
-            crc,
-            body_len,
-            rows,
-            segment: SegmentId(0),
-            offset: 0,
-            start: arena.body,
-            paged: false,
-            arena,
-        }
+        Block { number, crc, body_len, rows, segment: SegmentId(0), offset: 0, start: arena.body, paged: false, arena }
     }
 
     /// A block without records: a line that only the segment needs.
     pub(crate) fn line(segment: SegmentId, offset: u64, line: &[u8]) -> Block {
-        let arena = Arena {
-            bytes: line.to_vec(),
-            body: line.len(),
-            runs_text: Vec::new(),
-        };
-        Block {
-            number: 0,
-            crc: 0,
-            body_len: 0,
-            rows: 0,
-            segment,
-            offset,
-            start: 0,
-            paged: false,
-            arena,
-        }
+        let arena = Arena { bytes: line.to_vec(), body: line.len(), runs_text: Vec::new() };
+        Block { number: 0, crc: 0, body_len: 0, rows: 0, segment, offset, start: 0, paged: false, arena }
     }
 
     /// Gives the block its place: writes the description before the records, behind `segment_line` where this is the
@@ -153,10 +126,7 @@ impl Block {
         let mut rest = &mut text[..];
         let (segment, rows, len, crc) = (self.segment.0, self.rows, self.body_len, self.crc);
         let written: Result<(), std::io::Error> = (|| {
-            write!(
-                rest,
-                "{{\"$blk\":{{\"i\":{segment},\"o\":{own_offset},\"n\":{rows},\"b\":{len},\"r\":["
-            )?;
+            write!(rest, "{{\"$blk\":{{\"i\":{segment},\"o\":{own_offset},\"n\":{rows},\"b\":{len},\"r\":[")?;
             rest.write_all(&self.arena.runs_text)?;
             write!(rest, "],\"c\":\"{crc:08x}\"")
         })();
@@ -190,18 +160,10 @@ impl Block {
     pub fn parts(&self) -> Parts {
         let Range { start, end } = self.range();
         if !self.paged {
-            return Parts {
-                head: start..end,
-                pages: end..end,
-                tail: end..end,
-            };
+            return Parts { head: start..end, pages: end..end, tail: end..end };
         }
         let pages_end = end - self.body_len % PAGE;
-        Parts {
-            head: start..self.arena.body,
-            pages: self.arena.body..pages_end,
-            tail: pages_end..end,
-        }
+        Parts { head: start..self.arena.body, pages: self.arena.body..pages_end, tail: pages_end..end }
     }
 
     /// Where in the file the byte at `at` of the buffer belongs.

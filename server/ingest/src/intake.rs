@@ -60,12 +60,7 @@ impl<'a> Source<'a> {
             Source::Body(body) => parser.next_line(body),
             Source::Single(line, verdict) => {
                 let verdict = verdict.take()?;
-                Some(Line {
-                    start: 0,
-                    end: line.len(),
-                    next: line.len(),
-                    verdict,
-                })
+                Some(Line { start: 0, end: line.len(), next: line.len(), verdict })
             }
         }
     }
@@ -83,14 +78,7 @@ struct Gather<'b, 'c> {
 
 impl<'b, 'c> Gather<'b, 'c> {
     fn new(batch: &'b mut Batch, bytes: &'c [u8]) -> Gather<'b, 'c> {
-        Gather {
-            batch,
-            bytes,
-            start: 0,
-            end: 0,
-            pending: 0,
-            rows: 0,
-        }
+        Gather { batch, bytes, start: 0, end: 0, pending: 0, rows: 0 }
     }
 
     #[inline]
@@ -128,14 +116,7 @@ impl Intake {
     pub(crate) fn take_plain(&mut self, id: SessionId, session: &mut Session, mut source: Source<'_>, now: Instant) {
         let refusal = self.refusal();
         let level = session.level;
-        let Intake {
-            parser,
-            producers,
-            writer,
-            tally,
-            min_level,
-            ..
-        } = self;
+        let Intake { parser, producers, writer, tally, min_level, .. } = self;
         let mut place = match refusal {
             None => {
                 let (batch, number) = writer.admit(producers, now);
@@ -186,17 +167,7 @@ impl Intake {
         tally.filtered += filtered;
         if let Some((gather, _)) = place {
             let rows = gather.finish();
-            self.admitted(
-                id,
-                level,
-                Run {
-                    producer: None,
-                    epoch: 0,
-                    first: 0,
-                    upto: 0,
-                    rows,
-                },
-            );
+            self.admitted(id, level, Run { producer: None, epoch: 0, first: 0, upto: 0, rows });
         }
     }
 
@@ -217,14 +188,7 @@ impl Intake {
             stream.nacked = Some(code);
             Answer::nack(stream.next_seq, code, reply::RETRY_AFTER_MS).put(&mut session.outbox);
         }
-        let Intake {
-            parser,
-            producers,
-            writer,
-            tally,
-            min_level,
-            ..
-        } = self;
+        let Intake { parser, producers, writer, tally, min_level, .. } = self;
         let mut place = match stream.nacked {
             None => Some(writer.admit(producers, now)),
             Some(_) => None,
@@ -237,11 +201,7 @@ impl Intake {
         let mut received = 0;
         let control = loop {
             let Some(line) = source.next(parser) else { break None };
-            if let Err(Reject {
-                code: Code::ReservedKey,
-                ..
-            }) = line.verdict
-            {
+            if let Err(Reject { code: Code::ReservedKey, .. }) = line.verdict {
                 break Some(line);
             }
             received += 1;
@@ -290,23 +250,9 @@ impl Intake {
             (entry.last_seq, entry.last_batch) = (upto, number);
         }
         // Duplicates alone wait for what they repeat.
-        stream.owe(Settled {
-            batch: entry.last_batch,
-            upto,
-            ..settled
-        });
+        stream.owe(Settled { batch: entry.last_batch, upto, ..settled });
         if upto >= first_new {
-            self.admitted(
-                id,
-                level,
-                Run {
-                    producer: Some(producer),
-                    epoch,
-                    first: first_new,
-                    upto,
-                    rows,
-                },
-            );
+            self.admitted(id, level, Run { producer: Some(producer), epoch, first: first_new, upto, rows });
         } else if level == AckLevel::Durable {
             let repeated = self.producers[producer].last_batch;
             self.writer.want_durable(repeated, id);

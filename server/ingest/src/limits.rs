@@ -82,10 +82,7 @@ impl Limits {
         let need = |fits: bool, sentence: String| if fits { Ok(()) } else { Err(sentence) };
         need(
             self.line_len_max >= HELLO_LEN_MAX,
-            format!(
-                "a line limit of {} bytes is below that of a $hello, {HELLO_LEN_MAX}",
-                self.line_len_max
-            ),
+            format!("a line limit of {} bytes is below that of a $hello, {HELLO_LEN_MAX}", self.line_len_max),
         )?;
         let intake = self.intake_len_max();
         need(
@@ -104,34 +101,16 @@ impl Limits {
                 self.writes_max + 2
             ),
         )?;
-        need(
-            self.writes_max >= 1,
-            "at least one write has to be allowed at a time".into(),
-        )?;
-        need(
-            (1..=64).contains(&self.depth_max),
-            format!("depth {} is not within 1 and 64", self.depth_max),
-        )?;
+        need(self.writes_max >= 1, "at least one write has to be allowed at a time".into())?;
+        need((1..=64).contains(&self.depth_max), format!("depth {} is not within 1 and 64", self.depth_max))?;
         let segment_len_min = self.segment_len_min();
         need(
             self.segment_len >= segment_len_min,
-            format!(
-                "a segment of {} bytes cannot take what one shard holds: {segment_len_min}",
-                self.segment_len
-            ),
+            format!("a segment of {} bytes cannot take what one shard holds: {segment_len_min}", self.segment_len),
         )?;
-        need(
-            self.segment_len.is_multiple_of(PAGE as u64),
-            format!("a segment is made of pages of {PAGE} bytes"),
-        )?;
-        need(
-            self.owed_runs_max >= 1 && self.owed_lines_max >= 1,
-            "a session may owe at least one answer".into(),
-        )?;
-        need(
-            self.send_len_max >= 4096,
-            "a send has at least 4096 bytes, the longest single answer".into(),
-        )
+        need(self.segment_len.is_multiple_of(PAGE as u64), format!("a segment is made of pages of {PAGE} bytes"))?;
+        need(self.owed_runs_max >= 1 && self.owed_lines_max >= 1, "a session may owe at least one answer".into())?;
+        need(self.send_len_max >= 4096, "a send has at least 4096 bytes, the longest single answer".into())
     }
 
     /// What one chunk can add to a batch: the line it completes, itself, and the newline of an unfinished end.
@@ -167,20 +146,11 @@ mod tests {
     #[test]
     fn a_bound_that_does_not_fit_is_named() {
         let limits = Limits::default();
-        let small_batch = Limits {
-            batch_len_max: limits.intake_len_max() - 1,
-            ..limits.clone()
-        };
+        let small_batch = Limits { batch_len_max: limits.intake_len_max() - 1, ..limits.clone() };
         assert!(small_batch.check().unwrap_err().contains("batch"));
-        let small_segment = Limits {
-            segment_len: limits.segment_len_min() - 1,
-            ..limits.clone()
-        };
+        let small_segment = Limits { segment_len: limits.segment_len_min() - 1, ..limits.clone() };
         assert!(small_segment.check().unwrap_err().contains("segment"));
-        let few = Limits {
-            batches: limits.writes_max + 1,
-            ..limits
-        };
+        let few = Limits { batches: limits.writes_max + 1, ..limits };
         assert!(few.check().unwrap_err().contains("batches"));
     }
 }

@@ -46,13 +46,8 @@ pub(crate) struct Producers {
 
 impl Producers {
     pub(crate) fn new(max: usize, known: Vec<ProducerState>) -> Producers {
-        let mut producers = Producers {
-            table: Vec::new(),
-            by_name: HashMap::new(),
-            idle: BTreeMap::new(),
-            uses: 0,
-            max,
-        };
+        let mut producers =
+            Producers { table: Vec::new(), by_name: HashMap::new(), idle: BTreeMap::new(), uses: 0, max };
         for state in known {
             if let Some((id, _)) = producers.find_or_insert(&state.producer, state.epoch) {
                 producers[id].last_seq = state.last_seq;
@@ -72,14 +67,8 @@ impl Producers {
         if let Some(&id) = self.by_name.get(name) {
             return Some((id, true));
         }
-        let producer = Producer {
-            name: name.into(),
-            epoch,
-            last_seq: 0,
-            last_batch: 0,
-            session: None,
-            used: self.stamp(),
-        };
+        let producer =
+            Producer { name: name.into(), epoch, last_seq: 0, last_batch: 0, session: None, used: self.stamp() };
         let used = producer.used;
         let id = if self.table.len() < self.max {
             let id = ProducerId(u32::try_from(self.table.len()).expect("producers are bounded far below 2^32"));
@@ -141,9 +130,9 @@ impl std::ops::IndexMut<ProducerId> for Producers {
 /// The shard that a producer's records belong to, so that each producer has a single writer. FNV-1a: the same on every
 /// machine and in every version, because a restart must find the same home.
 pub fn home_shard(producer: &str, shards: u16) -> ShardId {
-    let hash = producer.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = producer
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     ShardId(u16::try_from(hash % u64::from(shards.max(1))).expect("a remainder of a u16 is a u16"))
 }
 

@@ -70,13 +70,7 @@ pub struct StoredRun {
 
 /// Walks the bytes of the segment file of that id.
 pub fn scan(bytes: &[u8], segment: SegmentId) -> Scan<'_> {
-    Scan {
-        bytes,
-        segment,
-        at: 0,
-        pending: None,
-        is_done: false,
-    }
+    Scan { bytes, segment, at: 0, pending: None, is_done: false }
 }
 
 /// The walk; see [`scan`].
@@ -136,34 +130,19 @@ impl<'a> Scan<'a> {
             ControlLine::Segment(line) => {
                 let is_here = at == 0 && line.id == self.segment.0 && line.v == 1;
                 let voids = line.void.into_iter().map(|(id, len)| (SegmentId(id), len)).collect();
-                is_here.then_some((
-                    Item::Segment {
-                        shard: line.shard,
-                        voids,
-                    },
-                    behind,
-                ))
+                is_here.then_some((Item::Segment { shard: line.shard, voids }, behind))
             }
             ControlLine::Block(line) => {
                 let records = self.bytes.get(behind..behind.checked_add(line.b)?)?;
                 let is_whole = line.i == self.segment.0
                     && line.o == at as u64
                     && u32::from_str_radix(&line.c, 16).is_ok_and(|crc| crc == libdeflater::crc32(records));
-                let item = Item::Block {
-                    offset: line.o,
-                    rows: line.n,
-                    runs: line.r,
-                    records,
-                };
+                let item = Item::Block { offset: line.o, rows: line.n, runs: line.r, records };
                 is_whole.then_some((item, behind + line.b))
             }
-            ControlLine::End(line) => (line.bytes == at as u64).then_some((
-                Item::End {
-                    rows: line.rows,
-                    bytes: line.bytes,
-                },
-                behind,
-            )),
+            ControlLine::End(line) => {
+                (line.bytes == at as u64).then_some((Item::End { rows: line.rows, bytes: line.bytes }, behind))
+            }
         }
     }
 }

@@ -104,11 +104,7 @@ impl Session {
         }
         out.append(&mut self.outbox);
         let (acked, owes, leaving) = match &self.mode {
-            Mode::Stream(stream) => (
-                stream.acked,
-                !stream.owed.is_empty(),
-                stream.is_leaving.then_some(stream.totals),
-            ),
+            Mode::Stream(stream) => (stream.acked, !stream.owed.is_empty(), stream.is_leaving.then_some(stream.totals)),
             Mode::Fresh | Mode::Plain(_) | Mode::Muted | Mode::Joining(_) => (0, false, None),
         };
         if owes {
@@ -166,20 +162,12 @@ struct ReplyRun {
 impl Replies {
     /// `count` lines were stored in `batch`, or filtered.
     pub(crate) fn owe_ok(&mut self, batch: u64, count: u64) {
-        self.owe(ReplyRun {
-            batch,
-            count,
-            error: None,
-        });
+        self.owe(ReplyRun { batch, count, error: None });
     }
 
     /// One line was refused. Its reply waits for those before it, not for any batch.
     pub(crate) fn owe_error(&mut self, code: Code, at: u32) {
-        self.owe(ReplyRun {
-            batch: 0,
-            count: 1,
-            error: Some((code, at)),
-        });
+        self.owe(ReplyRun { batch: 0, count: 1, error: Some((code, at)) });
     }
 
     fn owe(&mut self, run: ReplyRun) {
@@ -294,9 +282,7 @@ impl Stream {
     }
 
     pub(crate) fn owe(&mut self, settled: Settled) {
-        self.lines_owed += settled
-            .upto
-            .saturating_sub(self.owed.back().map_or(self.acked, |last| last.upto));
+        self.lines_owed += settled.upto.saturating_sub(self.owed.back().map_or(self.acked, |last| last.upto));
         match self.owed.back_mut() {
             Some(last) if last.batch >= settled.batch => {
                 last.upto = last.upto.max(settled.upto);
@@ -329,42 +315,18 @@ impl Stream {
                 return;
             }
             let rej = self.rejections.drain(..due.min(REJECTIONS_PER_ACK));
-            let rej = rej
-                .map(|(seq, code, at)| Rejection(seq, code.as_str().into(), at))
-                .collect();
+            let rej = rej.map(|(seq, code, at)| Rejection(seq, code.as_str().into(), at)).collect();
             if last {
                 self.owed.drain(..count);
                 self.lines_owed = self.owed.back().map_or(0, |back| back.upto - sum.upto);
                 self.acked = sum.upto;
-                let Settled {
-                    upto,
-                    stored,
-                    filtered,
-                    dup,
-                    ..
-                } = sum;
+                let Settled { upto, stored, filtered, dup, .. } = sum;
                 if level != AckLevel::None {
-                    Answer::Ack(Ack {
-                        upto,
-                        level,
-                        stored,
-                        filtered,
-                        dup,
-                        rej,
-                    })
-                    .put(out);
+                    Answer::Ack(Ack { upto, level, stored, filtered, dup, rej }).put(out);
                 }
                 return;
             }
-            Answer::Ack(Ack {
-                upto: self.acked,
-                level,
-                stored: 0,
-                filtered: 0,
-                dup: 0,
-                rej,
-            })
-            .put(out);
+            Answer::Ack(Ack { upto: self.acked, level, stored: 0, filtered: 0, dup: 0, rej }).put(out);
         }
     }
 }
@@ -393,9 +355,7 @@ mod tests {
     }
 
     fn replies(session: &mut Session) -> &mut Replies {
-        let Mode::Plain(replies) = &mut session.mode else {
-            panic!("not plain")
-        };
+        let Mode::Plain(replies) = &mut session.mode else { panic!("not plain") };
         replies
     }
 
@@ -407,10 +367,7 @@ mod tests {
         replies(&mut session).owe_ok(8, 1);
         assert_eq!(said(&mut session, 6, 4096), "");
         let first = said(&mut session, 7, 4096);
-        assert!(
-            first.starts_with(&ok.repeat(2)) && first.ends_with("\"code\":\"not_object\"}\n"),
-            "{first}"
-        );
+        assert!(first.starts_with(&ok.repeat(2)) && first.ends_with("\"code\":\"not_object\"}\n"), "{first}");
         assert!(!session.is_settled());
         assert_eq!(said(&mut session, 8, 4096), ok);
         assert!(session.is_settled());
@@ -438,20 +395,13 @@ mod tests {
         let mut stream = Stream::new(crate::producer::tests_id(), 1, true, None);
         stream.start(1);
         (1..=200).for_each(|seq| stream.owe_rejection(seq, Code::BadJson, 5));
-        stream.owe(Settled {
-            batch: 3,
-            upto: 201,
-            stored: 1,
-            ..Settled::default()
-        });
+        stream.owe(Settled { batch: 3, upto: 201, stored: 1, ..Settled::default() });
         session.mode = Mode::Stream(Box::new(stream));
         assert_eq!(said(&mut session, 2, 4096), "");
         let (mut named, mut upto) = (Vec::new(), 0);
         while upto < 201 {
             for line in said(&mut session, 3, 4096).lines() {
-                let Answer::Ack(ack) = Answer::parse(line.as_bytes()).unwrap() else {
-                    panic!("{line}")
-                };
+                let Answer::Ack(ack) = Answer::parse(line.as_bytes()).unwrap() else { panic!("{line}") };
                 named.extend(ack.rej.iter().map(|rejection| rejection.0));
                 upto = ack.upto;
                 assert!(named.len() as u64 >= upto.min(200), "an ack covers only what was named");

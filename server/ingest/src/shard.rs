@@ -160,10 +160,7 @@ impl Shard {
             return None;
         }
         self.intake.tally.sessions += 1;
-        Some(
-            self.sessions
-                .insert(Session::new(self.intake.limits.line_len_max, self.config.ack)),
-        )
+        Some(self.sessions.insert(Session::new(self.intake.limits.line_len_max, self.config.ack)))
     }
 
     /// Whether the session's next chunk, or its end, may be handed over now. After a no, [`Action::Resume`] will say
@@ -199,11 +196,7 @@ impl Shard {
         if let Some(Next::Move(shard)) = moved
             && let Some(session) = self.remove(id)
         {
-            self.actions.push_back(Action::HandOff {
-                session: id,
-                shard,
-                received: session.stash,
-            });
+            self.actions.push_back(Action::HandOff { session: id, shard, received: session.stash });
         }
     }
 
@@ -310,10 +303,7 @@ impl Shard {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do; `None` while it has not.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.intake.writer.poll_timeout(), self.stall_check_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.intake.writer.poll_timeout(), self.stall_check_at].into_iter().flatten().min()
     }
 
     /// The books.
@@ -334,11 +324,7 @@ impl Shard {
     /// Runs `act` on a session that is not closing, then sees whether it has something to say.
     fn with_session(&mut self, id: SessionId, act: impl FnOnce(&mut Shard, &mut Session) -> Next) -> Option<Next> {
         let mut session = self.sessions.take(id)?;
-        let next = if session.is_closing {
-            Next::Stay
-        } else {
-            act(self, &mut session)
-        };
+        let next = if session.is_closing { Next::Stay } else { act(self, &mut session) };
         self.sessions.put(id, session);
         self.make_ready(id);
         Some(next)
@@ -391,10 +377,7 @@ impl Shard {
                 Err(reason) => session.go_away(Code::ProtocolError, &reason),
             },
             None if session.stash.len() <= HELLO_LEN_MAX => {}
-            _ => session.go_away(
-                Code::ProtocolError,
-                &format!("a $hello has at most {HELLO_LEN_MAX} bytes"),
-            ),
+            _ => session.go_away(Code::ProtocolError, &format!("a $hello has at most {HELLO_LEN_MAX} bytes")),
         }
         Next::Stay
     }
@@ -473,10 +456,7 @@ impl Shard {
         };
         let entry = &producers[producer];
         if hello.epoch < entry.epoch {
-            let reason = format!(
-                "epoch {} of this producer is known; use it or a higher one",
-                entry.epoch
-            );
+            let reason = format!("epoch {} of this producer is known; use it or a higher one", entry.epoch);
             return session.go_away(Code::StaleEpoch, &reason);
         }
         let (last_batch, older) = (entry.last_batch, entry.session);
@@ -534,10 +514,7 @@ impl Shard {
         };
         session.mode = Mode::Stream(stream);
         if next_seq > last_seq + 1 {
-            let reason = format!(
-                "the last line known here is {last_seq}; resume from {} at most",
-                last_seq + 1
-            );
+            let reason = format!("the last line known here is {last_seq}; resume from {} at most", last_seq + 1);
             return session.go_away(Code::SeqGap, &reason);
         }
         Answer::Welcome(welcome).put(&mut session.outbox);
@@ -589,13 +566,7 @@ impl Shard {
         }
         let position = self.intake.writer.position(session.level);
         let mut out = self.spare_sends.pop().unwrap_or_default();
-        session.answer(
-            &mut out,
-            &Budget {
-                position,
-                len_max: self.intake.limits.send_len_max,
-            },
-        );
+        session.answer(&mut out, &Budget { position, len_max: self.intake.limits.send_len_max });
         let is_done = session.is_closing && session.is_settled();
         if !out.is_empty() {
             session.sending_since = Some(self.now);

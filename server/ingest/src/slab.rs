@@ -15,10 +15,7 @@ impl SessionId {
 
     /// The name that [`token`](Self::token) gave the number of.
     pub fn from_token(token: u64) -> SessionId {
-        SessionId {
-            slot: token as u32,
-            generation: (token >> 32) as u32,
-        }
+        SessionId { slot: token as u32, generation: (token >> 32) as u32 }
     }
 
     /// The place in a table that a driver keeps beside the shard's. Reused after the session has ended.
@@ -41,10 +38,7 @@ pub(crate) struct Slab<T> {
 
 impl<T> Slab<T> {
     pub(crate) fn new() -> Slab<T> {
-        Slab {
-            slots: Vec::new(),
-            vacant: Vec::new(),
-        }
+        Slab { slots: Vec::new(), vacant: Vec::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -53,46 +47,28 @@ impl<T> Slab<T> {
 
     pub(crate) fn insert(&mut self, tenant: T) -> SessionId {
         let slot = self.vacant.pop().unwrap_or_else(|| {
-            self.slots.push(Slot {
-                generation: 0,
-                tenant: None,
-            });
+            self.slots.push(Slot { generation: 0, tenant: None });
             u32::try_from(self.slots.len() - 1).expect("sessions are bounded far below 2^32")
         });
         let entry = &mut self.slots[slot as usize];
         entry.tenant = Some(Box::new(tenant));
-        SessionId {
-            slot,
-            generation: entry.generation,
-        }
+        SessionId { slot, generation: entry.generation }
     }
 
     pub(crate) fn get(&self, id: SessionId) -> Option<&T> {
         let slot = self.slots.get(id.slot as usize)?;
-        if slot.generation == id.generation {
-            slot.tenant.as_deref()
-        } else {
-            None
-        }
+        if slot.generation == id.generation { slot.tenant.as_deref() } else { None }
     }
 
     pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut T> {
         let slot = self.slots.get_mut(id.slot as usize)?;
-        if slot.generation == id.generation {
-            slot.tenant.as_deref_mut()
-        } else {
-            None
-        }
+        if slot.generation == id.generation { slot.tenant.as_deref_mut() } else { None }
     }
 
     /// Lends the tenant out of its slot, so that it can be worked on beside the rest; [`put`](Self::put) brings it back.
     pub(crate) fn take(&mut self, id: SessionId) -> Option<Box<T>> {
         let slot = self.slots.get_mut(id.slot as usize)?;
-        if slot.generation == id.generation {
-            slot.tenant.take()
-        } else {
-            None
-        }
+        if slot.generation == id.generation { slot.tenant.take() } else { None }
     }
 
     pub(crate) fn put(&mut self, id: SessionId, tenant: Box<T>) {
@@ -111,14 +87,10 @@ impl<T> Slab<T> {
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = SessionId> + '_ {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter(|(_, slot)| slot.tenant.is_some())
-            .map(|(at, slot)| SessionId {
-                slot: u32::try_from(at).expect("sessions are bounded far below 2^32"),
-                generation: slot.generation,
-            })
+        self.slots.iter().enumerate().filter(|(_, slot)| slot.tenant.is_some()).map(|(at, slot)| SessionId {
+            slot: u32::try_from(at).expect("sessions are bounded far below 2^32"),
+            generation: slot.generation,
+        })
     }
 }
 
