@@ -1,1 +1,8 @@
-//! placeholder
+//! The Ringest server as a library: what the binary `ringest-server` is made of.
+//!
+//! Here are the files, the threads, the sockets and the clock that `ringest-ingest` does without; what is decided about
+//! a line is decided there.
+
+pub mod driver;
+pub mod storage;
+pub mod worker;

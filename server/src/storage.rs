@@ -1,0 +1,265 @@
+//! Segment files on disk, and nothing else: their names, their creation, their bytes, their end.
+//!
+//! A [`Store`] is one shard's directory, a [`SegmentFile`] one open segment in it, the [`Keeper`] the thread on which
+//! files are created and closed, so that no shard ever waits for that. [`DirLock`] keeps a second server out, and
+//! [`recover`] brings a directory that a crash left behind back to what is true. It decides nothing about a segment:
+//! when one is opened, written, synced and how much of it counts is said by the shard, and by the bytes themselves.
+
+mod keeper;
+pub mod layout;
+
+pub use keeper::{Keeper, KeeperHandle};
+
+use ringest_ingest::{Block, Fault, SegmentId, ShardId};
+use ringest_sys::file;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+/// One shard's directory: where its segments are made.
+#[derive(Debug)]
+pub struct Store {
+    /// `None` where nothing is kept.
+    dir: Option<PathBuf>,
+}
+
+impl Store {
+    /// The directory of that shard, made durable if it was not there.
+    ///
+    /// # Errors
+    /// The directory cannot be made or synced; the message names it.
+    pub fn open(log_dir: &Path, shard: ShardId) -> io::Result<Store> {
+        let dir = log_dir.join(layout::shard_dir_name(shard));
+        create_dir(&dir).map_err(|err| at_path(err, "cannot make the directory", &dir))?;
+        Ok(Store { dir: Some(dir) })
+    }
+
+    /// A store that takes everything and keeps nothing.
+    pub fn nowhere() -> Store {
+        Store { dir: None }
+    }
+
+    /// Makes the segment: `len` bytes allocated, the file and its name durable. After a failure nothing is left of it.
+    ///
+    /// # Errors
+    /// `StorageFull` or `QuotaExceeded` where there is no room, `AlreadyExists`, or whatever the disk says.
+    pub fn create(&self, id: SegmentId, len: u64) -> io::Result<SegmentFile> {
+        let Some(dir) = &self.dir else {
+            return Ok(SegmentFile {
+                buffered: File::open(MEMORY_DIR)?,
+                direct: None,
+                keeps: false,
+            });
+        };
+        let path = dir.join(layout::segment_name(id));
+        let buffered = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        let made = make_durable(&buffered, &path, dir, len);
+        if made.is_err() {
+            // What cannot be removed either is empty, and removed by the next recovery.
+            let _ = fs::remove_file(&path);
+        }
+        Ok(SegmentFile {
+            buffered,
+            direct: made?,
+            keeps: true,
+        })
+    }
+
+    fn path(&self, id: SegmentId) -> Option<PathBuf> {
+        self.dir.as_ref().map(|dir| dir.join(layout::segment_name(id)))
+    }
+}
+
+/// One open segment.
+///
+/// Two descriptors of one file: the ends of a block share their pages with its neighbours and go through the page
+/// cache; whole pages go past it, where the filesystem can do that.
+#[derive(Debug)]
+pub struct SegmentFile {
+    buffered: File,
+    direct: Option<File>,
+    /// False where what is written is thrown away.
+    keeps: bool,
+}
+
+impl SegmentFile {
+    /// The descriptor for writes past the page cache. `None` where that cannot be had, or nothing is kept: then
+    /// [`write`](Self::write) does it all.
+    pub fn direct(&self) -> Option<&File> {
+        self.direct.as_ref()
+    }
+
+    /// Writes all of a block.
+    ///
+    /// # Errors
+    /// What the disk says; [`fault`] gives it a meaning.
+    pub fn write(&self, block: &Block) -> io::Result<()> {
+        self.write_ends(block)?;
+        self.write_pages(block)
+    }
+
+    /// Writes what is not whole pages of a block, through the page cache.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn write_ends(&self, block: &Block) -> io::Result<()> {
+        let parts = block.parts();
+        self.write_part(&self.buffered, block, parts.head)?;
+        self.write_part(&self.buffered, block, parts.tail)
+    }
+
+    /// Writes the whole pages of a block, past the page cache where that is possible.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn write_pages(&self, block: &Block) -> io::Result<()> {
+        let file = self.direct.as_ref().unwrap_or(&self.buffered);
+        self.write_part(file, block, block.parts().pages)
+    }
+
+    /// Writes one part of a block at its place in the file.
+    fn write_part(&self, file: &File, block: &Block, part: Range<usize>) -> io::Result<()> {
+        if part.is_empty() || !self.keeps {
+            return Ok(());
+        }
+        let first = block.parts().head.start; // Where `bytes` begins in the buffer that the parts index.
+        let bytes = &block.bytes()[part.start - first..part.end - first];
+        file.write_all_at(bytes, block.offset_of(part.start))
+    }
+
+    /// Waits until everything that was written is durable.
+    ///
+    /// # Errors
+    /// What the disk says. The segment must not be synced again after that.
+    pub fn sync(&self) -> io::Result<()> {
+        file::fdatasync(self.as_fd())
+    }
+
+    /// Cuts the segment to the `len` bytes that count; length 0 removes it. A failure is reported and has no
+    /// consequence: the next recovery comes to the same end.
+    pub fn close(&self, store: &Store, id: SegmentId, len: u64) {
+        let Some(path) = store.path(id).filter(|_| self.keeps) else {
+            return;
+        };
+        let closed = if len == 0 {
+            remove_durably(&path)
+        } else {
+            cut(&self.buffered, len)
+        };
+        if let Err(err) = closed {
+            eprintln!("ringest-server: {} was not closed cleanly: {err}", path.display());
+        }
+    }
+}
+
+/// The descriptor to sync. Where nothing is kept, a sync of it succeeds.
+impl AsFd for SegmentFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.buffered.as_fd()
+    }
+}
+
+/// What a failure of the disk means to a shard.
+pub fn fault(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::Full,
+        _ => Fault::Broken,
+    }
+}
+
+/// The right to write in a log directory, held by one process at a time; dying lets go of it.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: File,
+}
+
+impl DirLock {
+    /// Takes the directory, making it if it is not there.
+    ///
+    /// # Errors
+    /// A message that names the directory, and says whether somebody else has it.
+    pub fn take(log_dir: &Path) -> io::Result<DirLock> {
+        create_dir(log_dir).map_err(|err| at_path(err, "cannot make the log directory", log_dir))?;
+        let path = log_dir.join(LOCK_NAME);
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|err| at_path(err, "cannot write in the log directory: cannot open", &path))?;
+        if file::lock_exclusive(&lock).map_err(|err| at_path(err, "cannot lock", &path))? {
+            return Ok(DirLock { _file: lock });
+        }
+        let message = format!(
+            "another server already writes in {}; stop it, or give this one another LOG_DIR",
+            log_dir.display()
+        );
+        Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
+    }
+}
+
+fn make_durable(file: &File, path: &Path, dir: &Path, len: u64) -> io::Result<Option<File>> {
+    allocate(file, len)?;
+    file.sync_all()?;
+    let direct = file::open_direct(path)?;
+    sync_dir(dir)?;
+    Ok(direct)
+}
+
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    static SAID: Once = Once::new();
+    match file::allocate(file, len) {
+        Err(err) if err.kind() == io::ErrorKind::Unsupported => {
+            SAID.call_once(|| eprintln!("ringest-server: {err}: a full disk will show while a block is written"));
+            file.set_len(len)
+        }
+        done => done,
+    }
+}
+
+/// Cuts a file, durably, unless it is as short already.
+fn cut(file: &File, len: u64) -> io::Result<()> {
+    if file.metadata()?.len() > len {
+        file.set_len(len)?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+fn remove_durably(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Makes a directory and all above it that are missing, durably.
+fn create_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_dir(parent)?;
+    }
+    match fs::create_dir(dir) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
+        _ => {}
+    }
+    sync_dir(parent.unwrap_or(Path::new(".")))
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn at_path(err: io::Error, what: &str, path: &Path) -> io::Error {
+    io::Error::new(err.kind(), format!("{what} {}: {err}", path.display()))
+}
+
+/// Its lock says who writes here; the file itself is empty and stays.
+const LOCK_NAME: &str = ".lock";
+/// A directory of a filesystem in memory: a sync of it succeeds and costs nothing.
+const MEMORY_DIR: &str = "/dev";

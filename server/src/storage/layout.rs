@@ -1,0 +1,60 @@
+//! Where things are in a log directory: names made and names read. It opens no file.
+
+use ringest_ingest::{SegmentId, ShardId};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// `shard-07`.
+pub fn shard_dir_name(shard: ShardId) -> String {
+    format!("shard-{:02}", shard.0)
+}
+
+/// `00000000000000000042.ndjson`.
+pub fn segment_name(id: SegmentId) -> String {
+    format!("{:020}.ndjson", id.0)
+}
+
+/// The shard that a directory belongs to, if it is one of a shard.
+pub fn shard_of(dir: &Path) -> Option<ShardId> {
+    let name = dir.file_name()?.to_str()?;
+    let shard = ShardId(name.strip_prefix("shard-")?.parse().ok()?);
+    (name == shard_dir_name(shard)).then_some(shard)
+}
+
+/// The segment that a file holds, if it is one.
+pub fn segment_of(path: &Path) -> Option<SegmentId> {
+    let name = path.file_name()?.to_str()?;
+    let id = SegmentId(name.strip_suffix(".ndjson")?.parse().ok()?);
+    (name == segment_name(id)).then_some(id)
+}
+
+/// The shard directories of a log directory, in order.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn shard_dirs(log_dir: &Path) -> io::Result<Vec<(ShardId, PathBuf)>> {
+    let mut dirs = list(log_dir, shard_of)?;
+    dirs.retain(|(_, path)| path.is_dir());
+    Ok(dirs)
+}
+
+/// The segments of a shard's directory, oldest first.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn segments(shard_dir: &Path) -> io::Result<Vec<(SegmentId, PathBuf)>> {
+    list(shard_dir, segment_of)
+}
+
+fn list<T: Ord>(dir: &Path, read: impl Fn(&Path) -> Option<T>) -> io::Result<Vec<(T, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if let Some(name) = read(&path) {
+            found.push((name, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
