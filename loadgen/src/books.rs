@@ -61,11 +61,7 @@ impl Books {
     /// # Panics
     /// Where lines are under way already.
     pub fn start_at(&mut self, first: u64) {
-        assert_eq!(
-            self.flight.outstanding(),
-            0,
-            "numbering is agreed before the first line"
-        );
+        assert_eq!(self.flight.outstanding(), 0, "numbering is agreed before the first line");
         self.flight = Flight::starting_at(first);
         self.first = first;
     }
@@ -82,9 +78,7 @@ impl Books {
 
     /// The lines the server said it took.
     pub fn acked(&self) -> Ranges {
-        Ranges::of(self.first, self.flight.settled())
-            .without(&self.rejected)
-            .without(&self.given_up)
+        Ranges::of(self.first, self.flight.settled()).without(&self.rejected).without(&self.given_up)
     }
 
     /// The next `count` lines take their turn at the places `slot`, … of the schedule.
@@ -93,9 +87,7 @@ impl Books {
         desk.tally.offered += count;
         if let Some(schedule) = desk.schedule {
             for slot in slot..slot + count {
-                desk.latency
-                    .slip
-                    .record(desk.now_ns.saturating_sub(schedule.at(slot)), 1);
+                desk.latency.slip.record(desk.now_ns.saturating_sub(schedule.at(slot)), 1);
             }
         }
     }
@@ -109,8 +101,7 @@ impl Books {
     /// Everything up to `upto` is answered; what was not refused is promised.
     pub fn settle(&mut self, upto: u64, desk: &mut Desk<'_>) {
         let before = self.flight.settled();
-        self.flight
-            .settle(upto, desk.now_ns, desk.schedule.as_ref(), desk.latency);
+        self.flight.settle(upto, desk.now_ns, desk.schedule.as_ref(), desk.latency);
         let settled = self.flight.settled() - before;
         if self.rejected.is_empty() && self.given_up.is_empty() {
             desk.tally.acked += settled;
@@ -130,12 +121,7 @@ impl Books {
             // A server that sends texts alone.
             None => matches!(reason, "invalid JSON" | "missing required fields"),
         };
-        if for_good {
-            &mut self.rejected
-        } else {
-            &mut self.given_up
-        }
-        .insert(seq);
+        if for_good { &mut self.rejected } else { &mut self.given_up }.insert(seq);
         if for_good && desk.corpus.is_bad(seq) {
             desk.tally.refused_as_meant += 1;
         } else {
@@ -170,20 +156,12 @@ pub struct Fault {
 impl Fault {
     /// The connection is gone; another may do better.
     pub fn lost(kind: &str, text: String) -> Fault {
-        Fault {
-            kind: kind.into(),
-            text,
-            again: true,
-        }
+        Fault { kind: kind.into(), text, again: true }
     }
 
     /// No other connection would do better.
     pub fn fatal(kind: &str, text: String) -> Fault {
-        Fault {
-            kind: kind.into(),
-            text,
-            again: false,
-        }
+        Fault { kind: kind.into(), text, again: false }
     }
 
     /// What it is counted under.
@@ -222,12 +200,7 @@ pub(crate) mod tests {
 
     impl Bench {
         pub(crate) fn new() -> Bench {
-            let shape = Shape {
-                seed: 1,
-                record_size: 180,
-                rich_share: 0.0,
-                bad_share: 0.0,
-            };
+            let shape = Shape { seed: 1, record_size: 180, rich_share: 0.0, bad_share: 0.0 };
             Bench {
                 books: Books::new(),
                 tally: Tally::default(),

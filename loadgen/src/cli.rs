@@ -5,6 +5,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args as Group, FromArgMatches, Parser, Subcommand};
 use ringest_sys::cpu::CpuList;
 use ringest_wire::AckLevel;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,19 @@ pub struct Cli {
 pub enum Command {
     /// Compares what was stored with what was acknowledged, line by line.
     Reconcile(Reconcile),
+    /// Serves plain mode and stores nothing: what a run reaches against it is the generator's own ceiling.
+    Sink(Sink),
+}
+
+/// Where to listen.
+#[derive(Debug, Group)]
+pub struct Sink {
+    /// The address; port 0 lets the kernel choose. The address in use is printed.
+    #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// The processor to stay on [default: any].
+    #[arg(long, value_name = "CPU")]
+    pub cpu: Option<usize>,
 }
 
 /// What to compare.
@@ -155,9 +169,7 @@ impl Cli {
 
 /// `30s`, `500ms`, `2m`, `1h`; a bare number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    let split = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let seconds = match unit.trim() {
         "" | "s" => 1.0,
@@ -167,9 +179,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err(format!("unknown unit \"{unit}\"; write it like 30s, 500ms, 2m or 1h")),
     };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| "no number; write it like 30s, 500ms, 2m or 1h".to_owned())?;
+    let number: f64 = number.parse().map_err(|_| "no number; write it like 30s, 500ms, 2m or 1h".to_owned())?;
     Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
 }
 

@@ -64,9 +64,7 @@ impl Config {
     pub fn resolve(args: &Args) -> Result<Config, String> {
         refuse_unsupported(args)?;
         let cpus = cpus(args)?;
-        let workers = args
-            .threads
-            .unwrap_or_else(|| cpus.as_ref().map_or(1, |list| list.len() as u64));
+        let workers = args.threads.unwrap_or_else(|| cpus.as_ref().map_or(1, |list| list.len() as u64));
         if let Some(list) = cpus.as_ref().filter(|list| list.len() as u64 != workers) {
             return Err(format!(
                 "--threads {workers} and --cpu-list {list} disagree: one worker owns one processor, so name as many as \
@@ -92,10 +90,7 @@ impl Config {
                 Mode::Plain => 1.0,
                 Mode::Session => 0.0,
             }),
-            terms: SessionTerms {
-                epoch: args.epoch,
-                ack: args.ack,
-            },
+            terms: SessionTerms { epoch: args.epoch, ack: args.ack },
             shape: Shape {
                 seed: args.seed,
                 record_size: args.record_size,
@@ -115,29 +110,15 @@ impl Config {
 
     /// How each connection of a worker speaks. Plain ones are spread evenly over all.
     pub fn modes(&self, worker: u64) -> Vec<Mode> {
-        let first: u64 = (0..worker)
-            .map(|before| share(self.connections, before, self.workers))
-            .sum();
+        let first: u64 = (0..worker).map(|before| share(self.connections, before, self.workers)).sum();
         let plain_before = |connection: u64| (connection as f64 * self.plain_share + 1e-9).floor();
         (first..first + share(self.connections, worker, self.workers))
-            .map(|at| {
-                if plain_before(at + 1) > plain_before(at) {
-                    Mode::Plain
-                } else {
-                    Mode::Session
-                }
-            })
+            .map(|at| if plain_before(at + 1) > plain_before(at) { Mode::Plain } else { Mode::Session })
             .collect()
     }
 
     fn check(&self) -> Result<(), String> {
-        let Config {
-            workers,
-            connections,
-            batch,
-            depth,
-            ..
-        } = *self;
+        let Config { workers, connections, batch, depth, .. } = *self;
         let size = self.shape.record_size;
         if !(1..=WORKERS_MAX).contains(&workers) {
             return Err(format!("--threads {workers}: there are 1 to {WORKERS_MAX} workers"));
@@ -149,9 +130,7 @@ impl Config {
             ));
         }
         if connections / workers > CONNECTIONS_MAX {
-            return Err(format!(
-                "--connections {connections}: a worker takes at most {CONNECTIONS_MAX}"
-            ));
+            return Err(format!("--connections {connections}: a worker takes at most {CONNECTIONS_MAX}"));
         }
         if self.rate_per_s.is_some_and(|rate| rate < workers) {
             return Err(format!(
@@ -166,9 +145,7 @@ impl Config {
         }
         if !RECORD_SIZES.contains(&size) {
             let (min, max) = (RECORD_SIZES.start(), RECORD_SIZES.end());
-            return Err(format!(
-                "--record-size {size}: lines have {min} to {max} bytes on average"
-            ));
+            return Err(format!("--record-size {size}: lines have {min} to {max} bytes on average"));
         }
         if self.ledger.is_some() && !self.stamped {
             return Err("--ledger needs lines that carry their identity; leave --stamp none out".into());
@@ -178,10 +155,7 @@ impl Config {
 }
 
 fn refuse_unsupported(args: &Args) -> Result<(), String> {
-    let refused = [
-        (args.tls, "--tls (ENABLE_TLS)", "TLS"),
-        (args.compress, "--compress (COMPRESS)", "gzip"),
-    ];
+    let refused = [(args.tls, "--tls (ENABLE_TLS)", "TLS"), (args.compress, "--compress (COMPRESS)", "gzip")];
     match refused.iter().find(|(asked, ..)| *asked) {
         Some((_, setting, what)) => Err(format!("{setting}: this build does not send {what}; unset it")),
         None => Ok(()),
@@ -191,16 +165,15 @@ fn refuse_unsupported(args: &Args) -> Result<(), String> {
 fn cpus(args: &Args) -> Result<Option<CpuList>, String> {
     let Some(list) = &args.cpu_list else { return Ok(None) };
     let allowed = cpu::allowed().map_err(|error| error.to_string())?;
-    list.check_within(&allowed)
-        .map_err(|error| format!("--cpu-list {list}: {error}"))?;
+    list.check_within(&allowed).map_err(|error| format!("--cpu-list {list}: {error}"))?;
     Ok(Some(list.clone()))
 }
 
 fn rate(args: &Args) -> Result<Option<u64>, String> {
     match (args.closed, args.rate) {
-        (true, Some(rate)) if args.rate_was_typed => Err(format!(
-            "--closed and --rate {rate} exclude one another: a closed loop has no schedule"
-        )),
+        (true, Some(rate)) if args.rate_was_typed => {
+            Err(format!("--closed and --rate {rate} exclude one another: a closed loop has no schedule"))
+        }
         (true, _) | (false, None | Some(0)) => Ok(None),
         (false, Some(rate)) => Ok(Some(rate)),
     }
@@ -239,9 +212,7 @@ mod tests {
 
     fn resolve(line: &str) -> Result<Config, String> {
         let words = std::iter::once("ringest-loadgen").chain(line.split_whitespace());
-        let matches = Cli::command()
-            .try_get_matches_from(words)
-            .map_err(|error| error.to_string())?;
+        let matches = Cli::command().try_get_matches_from(words).map_err(|error| error.to_string())?;
         let cli = Cli::from_matches(&matches).map_err(|error| error.to_string())?;
         Config::resolve(&cli.run)
     }
@@ -252,10 +223,7 @@ mod tests {
         assert_eq!(limits(""), Ok((Some(1000), Some(Duration::from_secs(10)))));
         assert_eq!(limits("-d 60s"), Ok((None, Some(Duration::from_secs(60)))));
         assert_eq!(limits("-n 5"), Ok((Some(5), None)));
-        assert_eq!(
-            limits("-n 5 -d 1500ms"),
-            Ok((Some(5), Some(Duration::from_millis(1500))))
-        );
+        assert_eq!(limits("-n 5 -d 1500ms"), Ok((Some(5), Some(Duration::from_millis(1500)))));
         assert!(limits("-n 0").unwrap_err().contains("never ends"));
     }
 
@@ -286,19 +254,7 @@ mod tests {
             assert_eq!(modes.len(), 40);
             assert_eq!(modes.iter().filter(|mode| **mode == Mode::Plain).count(), 4);
         }
-        assert!(
-            resolve("-c 9")
-                .unwrap()
-                .modes(0)
-                .iter()
-                .all(|mode| *mode == Mode::Plain)
-        );
-        assert!(
-            resolve("-c 9 --mode session")
-                .unwrap()
-                .modes(0)
-                .iter()
-                .all(|mode| *mode == Mode::Session)
-        );
+        assert!(resolve("-c 9").unwrap().modes(0).iter().all(|mode| *mode == Mode::Plain));
+        assert!(resolve("-c 9 --mode session").unwrap().modes(0).iter().all(|mode| *mode == Mode::Session));
     }
 }

@@ -73,10 +73,7 @@ impl Connection {
             None => Dialect::Plain(Replies::default()),
             Some(terms) => {
                 let producer = format!("lg-{:08x}/w{}-c{}", sender.run, sender.worker, sender.conn);
-                Dialect::Session(
-                    Box::new(Session::new(producer, terms.epoch, terms.ack)),
-                    Framer::new(ANSWER_LEN_MAX),
-                )
+                Dialect::Session(Box::new(Session::new(producer, terms.epoch, terms.ack)), Framer::new(ANSWER_LEN_MAX))
             }
         };
         Connection {
@@ -174,9 +171,7 @@ impl Connection {
         let Link::Up(stream) = &self.link else { return Ok(()) };
         if self.blocked {
             self.blocked = false;
-            poller
-                .modify(stream.as_fd(), self.token, Interest::READ)
-                .map_err(|error| self.broken(&error))?;
+            poller.modify(stream.as_fd(), self.token, Interest::READ).map_err(|error| self.broken(&error))?;
         }
         Ok(())
     }
@@ -203,9 +198,7 @@ impl Connection {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
-                    poller
-                        .modify(stream.as_fd(), self.token, Interest::BOTH)
-                        .map_err(|error| self.broken(&error))?;
+                    poller.modify(stream.as_fd(), self.token, Interest::BOTH).map_err(|error| self.broken(&error))?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.broken(&error)),
@@ -266,9 +259,7 @@ impl Connection {
                 }
             }
             Link::Down(_) => {
-                let tired = self
-                    .trouble
-                    .is_some_and(|trouble| desk.now_ns >= trouble.since_ns + reconnect_for_ns);
+                let tired = self.trouble.is_some_and(|trouble| desk.now_ns >= trouble.since_ns + reconnect_for_ns);
                 let error = match self.connect(poller, desk) {
                     Ok(()) if !tired => return Ok(()),
                     Ok(()) => io::Error::other("connections are taken, and break before a line is answered"),
@@ -288,16 +279,10 @@ impl Connection {
     /// The connection broke; another is tried soon. A connection that takes the place of another goes on with its
     /// `trouble`.
     pub fn put_down(&mut self, trouble: Option<Trouble>, now_ns: u64) {
-        let first = Trouble {
-            since_ns: now_ns,
-            pause_ns: PAUSE_MIN_NS,
-        };
+        let first = Trouble { since_ns: now_ns, pause_ns: PAUSE_MIN_NS };
         let trouble = self.trouble.or(trouble).unwrap_or(first);
         self.link = Link::Down(now_ns + trouble.pause_ns);
-        self.trouble = Some(Trouble {
-            pause_ns: (trouble.pause_ns * 2).min(PAUSE_MAX_NS),
-            ..trouble
-        });
+        self.trouble = Some(Trouble { pause_ns: (trouble.pause_ns * 2).min(PAUSE_MAX_NS), ..trouble });
         self.control.clear();
         self.blocked = false;
     }
@@ -379,10 +364,7 @@ impl Connection {
         }
         Fault::lost(
             "closed_by_server",
-            format!(
-                "{} closed the connection with {outstanding} lines unanswered",
-                self.peer
-            ),
+            format!("{} closed the connection with {outstanding} lines unanswered", self.peer),
         )
     }
 
@@ -390,10 +372,7 @@ impl Connection {
         let outstanding = self.books.flight.outstanding();
         Fault::lost(
             "broken",
-            format!(
-                "the connection to {} broke with {outstanding} lines unanswered: {error}",
-                self.peer
-            ),
+            format!("the connection to {} broke with {outstanding} lines unanswered: {error}", self.peer),
         )
     }
 }
@@ -456,10 +435,7 @@ fn hear_reply(reply: &Reply, books: &mut Books, desk: &mut Desk<'_>, peer: Socke
         }
     };
     if upto > books.flight.written() {
-        let text = format!(
-            "{peer} answers line {upto}, but only {} were sent",
-            books.flight.written()
-        );
+        let text = format!("{peer} answers line {upto}, but only {} were sent", books.flight.written());
         return Err(Fault::fatal("protocol_violation", text));
     }
     if let Reply::Refused(refusal) = reply {

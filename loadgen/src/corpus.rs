@@ -64,20 +64,11 @@ impl Corpus {
         let rich = spread(&mut draw, lines, shape.rich_share);
         let lens = lens(&mut draw, lines, shape.record_size);
 
-        let mut corpus = Corpus {
-            bytes: Vec::new(),
-            starts: vec![0],
-            text_sums: Vec::new(),
-            bad,
-            lines,
-            stamped,
-        };
+        let mut corpus = Corpus { bytes: Vec::new(), starts: vec![0], text_sums: Vec::new(), bad, lines, stamped };
         for line in 0..lines {
             let from = corpus.bytes.len();
             render(&mut corpus.bytes, &mut draw, lens[line], rich[line], corpus.bad[line]);
-            corpus
-                .text_sums
-                .push(crc32(&corpus.bytes[from + TEXT_AT..corpus.bytes.len() - 1]));
+            corpus.text_sums.push(crc32(&corpus.bytes[from + TEXT_AT..corpus.bytes.len() - 1]));
             corpus.starts.push(corpus.bytes.len() as u32);
         }
         corpus.double();
@@ -111,10 +102,7 @@ impl Corpus {
             self.stamp_in_place(sender, first, begin, count);
         }
         let starts = &self.starts[begin..=begin + count];
-        Stamped {
-            bytes: &self.bytes[starts[0] as usize..starts[count] as usize],
-            starts,
-        }
+        Stamped { bytes: &self.bytes[starts[0] as usize..starts[count] as usize], starts }
     }
 
     fn stamp_in_place(&mut self, sender: &Stamp, first: u64, begin: usize, count: usize) {
@@ -128,9 +116,8 @@ impl Corpus {
             for (pair, line) in PAIRS[low..low + run].iter().zip(line..) {
                 let sum = self.text_sums[line] ^ mix(sender.key, seq);
                 let start = self.starts[line] as usize;
-                let stamp: &mut [u8; TEXT_AT] = (&mut self.bytes[start..start + TEXT_AT])
-                    .try_into()
-                    .expect("cut to that length");
+                let stamp: &mut [u8; TEXT_AT] =
+                    (&mut self.bytes[start..start + TEXT_AT]).try_into().expect("cut to that length");
                 stamp[HEAD.len()..PAIR_AT].copy_from_slice(&image);
                 stamp[PAIR_AT..PAIR_AT + 2].copy_from_slice(pair);
                 stamp[SUM_AT..TEXT_AT].copy_from_slice(&hex(sum));
@@ -151,10 +138,7 @@ impl Corpus {
 
 impl fmt::Debug for Corpus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Corpus")
-            .field("lines", &self.lines)
-            .field("stamped", &self.stamped)
-            .finish_non_exhaustive()
+        f.debug_struct("Corpus").field("lines", &self.lines).field("stamped", &self.stamped).finish_non_exhaustive()
     }
 }
 
@@ -192,14 +176,8 @@ impl Stamp {
     /// Where the worker or connection number has more digits than a stamp.
     pub fn new(sender: Sender) -> Stamp {
         let text = format!("{:08x}-{:03}-{:06}-", sender.run, sender.worker, sender.conn);
-        let prefix = text
-            .as_bytes()
-            .try_into()
-            .expect("a worker number has 3 digits, a connection number 6");
-        Stamp {
-            prefix,
-            key: key(sender),
-        }
+        let prefix = text.as_bytes().try_into().expect("a worker number has 3 digits, a connection number 6");
+        Stamp { prefix, key: key(sender) }
     }
 
     /// Everything up to the last two digits of the sequence number.
@@ -252,9 +230,7 @@ fn read_stamp(stamp: &[u8; STAMP_LEN]) -> Option<(Sender, u64, u32)> {
 }
 
 fn read_digits(text: &[u8]) -> Option<u64> {
-    text.iter().try_fold(0, |number, byte| {
-        byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0'))
-    })
+    text.iter().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0')))
 }
 
 /// Lower case only: a flipped bit that makes a capital is damage, too.
@@ -321,9 +297,7 @@ fn render(out: &mut Vec<u8>, draw: &mut Draw, len: usize, rich: bool, bad: bool)
         match draw.below(3) {
             0 => members = members.replace("\"level\"", "\"lvl\""),
             1 => {
-                members = members
-                    .replace("\"level\":\"", "\"level\":[\"")
-                    .replace("\",\"message\"", "\"],\"message\"")
+                members = members.replace("\"level\":\"", "\"level\":[\"").replace("\",\"message\"", "\"],\"message\"")
             }
             _ => close = b"\"\n",
         }
@@ -362,12 +336,7 @@ fn members(draw: &mut Draw, len: usize) -> String {
         text += &format!(",\"service\":\"{}\"", draw.pick(SERVICES));
     }
     if len >= 200 {
-        text += &format!(
-            ",\"status\":{},\"took_ms\":{}.{}",
-            draw.pick(STATUSES),
-            draw.below(400),
-            draw.below(10)
-        );
+        text += &format!(",\"status\":{},\"took_ms\":{}.{}", draw.pick(STATUSES), draw.below(400), draw.below(10));
     }
     if len >= 300 {
         text += &format!(",\"trace_id\":\"{:016x}{:016x}\"", draw.next(), draw.next());
@@ -380,13 +349,7 @@ fn members(draw: &mut Draw, len: usize) -> String {
 fn fill(out: &mut Vec<u8>, draw: &mut Draw, len: usize) {
     let end = out.len() + len;
     while out.len() < end {
-        let phrase = format!(
-            "{} {} {} {}; ",
-            draw.pick(VERBS),
-            draw.pick(NOUNS),
-            draw.below(100_000),
-            draw.pick(ENDS)
-        );
+        let phrase = format!("{} {} {} {}; ", draw.pick(VERBS), draw.pick(NOUNS), draw.below(100_000), draw.pick(ENDS));
         out.extend_from_slice(phrase.as_bytes());
     }
     out.truncate(end);
@@ -421,65 +384,23 @@ const PAIRS: [[u8; 2]; 100] = {
 
 const RICH: &str = "user said \\\"naïve – 東京\\\"\\n\\tat caf\\u00e9 C:\\\\tmp: ";
 /// Weighted as logs are. No TRACE, so that the default filter of a server (DEBUG) lets all pass.
-const LEVELS: &[&str] = &[
-    "INFO", "INFO", "INFO", "INFO", "INFO", "DEBUG", "DEBUG", "WARNING", "ERROR", "CRITICAL",
-];
-const SERVICES: &[&str] = &[
-    "checkout",
-    "auth-api",
-    "inventory",
-    "mail-relay",
-    "edge",
-    "billing-eu",
-    "search",
-    "cron",
-];
-const STATUSES: &[&str] = &[
-    "200", "200", "200", "201", "204", "301", "400", "404", "429", "500", "503",
-];
-const VERBS: &[&str] = &[
-    "accepted", "retrying", "closed", "rendered", "evicted", "slow", "refused", "flushed", "opened",
-];
-const NOUNS: &[&str] = &[
-    "order",
-    "session",
-    "page",
-    "socket",
-    "cache-key",
-    "query",
-    "upload",
-    "token",
-    "cart",
-    "job",
-];
-const ENDS: &[&str] = &[
-    "after timeout",
-    "for tenant 7",
-    "in region eu-1",
-    "by peer",
-    "ok",
-    "(queue full)",
-    "at once",
-];
+const LEVELS: &[&str] = &["INFO", "INFO", "INFO", "INFO", "INFO", "DEBUG", "DEBUG", "WARNING", "ERROR", "CRITICAL"];
+const SERVICES: &[&str] = &["checkout", "auth-api", "inventory", "mail-relay", "edge", "billing-eu", "search", "cron"];
+const STATUSES: &[&str] = &["200", "200", "200", "201", "204", "301", "400", "404", "429", "500", "503"];
+const VERBS: &[&str] =
+    &["accepted", "retrying", "closed", "rendered", "evicted", "slow", "refused", "flushed", "opened"];
+const NOUNS: &[&str] = &["order", "session", "page", "socket", "cache-key", "query", "upload", "token", "cart", "job"];
+const ENDS: &[&str] = &["after timeout", "for tenant 7", "in region eu-1", "by peer", "ok", "(queue full)", "at once"];
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::Value;
 
-    const SENDER: Sender = Sender {
-        run: 0x7f3a_9c01,
-        worker: 2,
-        conn: 17,
-    };
+    const SENDER: Sender = Sender { run: 0x7f3a_9c01, worker: 2, conn: 17 };
 
     fn shape(record_size: usize) -> Shape {
-        Shape {
-            seed: 7,
-            record_size,
-            rich_share: 0.0,
-            bad_share: 0.0,
-        }
+        Shape { seed: 7, record_size, rich_share: 0.0, bad_share: 0.0 }
     }
 
     fn all_lines(shape: &Shape, first: u64) -> Vec<u8> {
@@ -489,20 +410,13 @@ mod tests {
     }
 
     fn split(bytes: &[u8]) -> Vec<&[u8]> {
-        bytes
-            .strip_suffix(b"\n")
-            .unwrap()
-            .split(|byte| *byte == b'\n')
-            .collect()
+        bytes.strip_suffix(b"\n").unwrap().split(|byte| *byte == b'\n').collect()
     }
 
     #[test]
     fn a_seed_gives_the_same_bytes_and_another_seed_others() {
         assert_eq!(all_lines(&shape(180), 1), all_lines(&shape(180), 1));
-        assert_ne!(
-            all_lines(&shape(180), 1),
-            all_lines(&Shape { seed: 8, ..shape(180) }, 1)
-        );
+        assert_ne!(all_lines(&shape(180), 1), all_lines(&Shape { seed: 8, ..shape(180) }, 1));
         let fingerprint = Corpus::new(&shape(180), true).fingerprint();
         assert_eq!(fingerprint, Corpus::new(&shape(180), false).fingerprint());
         assert_ne!(fingerprint, Corpus::new(&shape(181), true).fingerprint());
@@ -520,13 +434,7 @@ mod tests {
     #[test]
     fn the_mean_length_is_exactly_what_was_asked_for() {
         for size in [112, 113, 139, 160, 180, 256, 300, 1024, 4096, 131_072] {
-            let bytes = all_lines(
-                &Shape {
-                    rich_share: 0.3,
-                    ..shape(size)
-                },
-                0,
-            );
+            let bytes = all_lines(&Shape { rich_share: 0.3, ..shape(size) }, 0);
             assert_eq!(bytes.len(), size * split(&bytes).len(), "size {size}");
         }
     }
@@ -534,13 +442,7 @@ mod tests {
     #[test]
     fn every_line_is_json_with_level_and_message_and_its_own_identity() {
         for size in [112, 180, 300, 2048] {
-            let bytes = all_lines(
-                &Shape {
-                    rich_share: 0.5,
-                    ..shape(size)
-                },
-                99_999,
-            );
+            let bytes = all_lines(&Shape { rich_share: 0.5, ..shape(size) }, 99_999);
             for (line, seq) in split(&bytes).into_iter().zip(99_999..) {
                 let value: Value = serde_json::from_slice(line).unwrap_or_else(|error| {
                     panic!("{error}: {}", String::from_utf8_lossy(line));
@@ -548,11 +450,7 @@ mod tests {
                 assert!(LEVELS.contains(&value["level"].as_str().unwrap()));
                 assert!(value["message"].is_string());
                 let id = format!("7f3a9c01-002-000017-{seq:012}-");
-                assert!(
-                    value["id"].as_str().unwrap().starts_with(&id),
-                    "{} is not {id}",
-                    value["id"]
-                );
+                assert!(value["id"].as_str().unwrap().starts_with(&id), "{} is not {id}", value["id"]);
                 assert_eq!(prove(line), Proof::Intact(SENDER, seq));
             }
         }
@@ -560,21 +458,10 @@ mod tests {
 
     #[test]
     fn rich_lines_have_escapes_other_scripts_and_an_inner_object() {
-        let bytes = all_lines(
-            &Shape {
-                rich_share: 1.0,
-                ..shape(400)
-            },
-            1,
-        );
+        let bytes = all_lines(&Shape { rich_share: 1.0, ..shape(400) }, 1);
         for line in split(&bytes) {
             let value: Value = serde_json::from_slice(line).unwrap();
-            assert!(
-                value["message"]
-                    .as_str()
-                    .unwrap()
-                    .contains("\"naïve – 東京\"\n\tat café")
-            );
+            assert!(value["message"].as_str().unwrap().contains("\"naïve – 東京\"\n\tat café"));
             assert!(value["ctx"]["tags"].is_array());
         }
     }
@@ -587,11 +474,7 @@ mod tests {
             for bit in 0..8 {
                 let mut damaged = line.to_vec();
                 damaged[at] ^= 1 << bit;
-                let expected = if at < HEAD.len() {
-                    Proof::Foreign
-                } else {
-                    Proof::Corrupt
-                };
+                let expected = if at < HEAD.len() { Proof::Foreign } else { Proof::Corrupt };
                 assert_eq!(prove(&damaged), expected, "byte {at} bit {bit}");
             }
         }
@@ -602,10 +485,7 @@ mod tests {
 
     #[test]
     fn bad_lines_are_as_many_as_asked_for_and_known_by_their_number() {
-        let shape = Shape {
-            bad_share: 0.05,
-            ..shape(180)
-        };
+        let shape = Shape { bad_share: 0.05, ..shape(180) };
         let corpus = Corpus::new(&shape, true);
         let bytes = all_lines(&shape, 0);
         let mut bad = 0;
@@ -624,9 +504,8 @@ mod tests {
         let stamp = Stamp::new(SENDER);
         for first in [1, 95, 99, 100, 9_999_999_950, u64::from(u32::MAX)] {
             let together = corpus.stamp(&stamp, first, 120).bytes.to_vec();
-            let apart: Vec<u8> = (first..first + 120)
-                .flat_map(|seq| corpus.stamp(&stamp, seq, 1).bytes.to_vec())
-                .collect();
+            let apart: Vec<u8> =
+                (first..first + 120).flat_map(|seq| corpus.stamp(&stamp, seq, 1).bytes.to_vec()).collect();
             assert_eq!(together, apart, "from {first}");
         }
     }
@@ -637,10 +516,7 @@ mod tests {
         let stamped = corpus.stamp(&Stamp::new(SENDER), 195, 12);
         for len in 0..=stamped.bytes.len() {
             let whole = stamped.bytes[..len].iter().filter(|byte| **byte == b'\n').count();
-            let last = stamped.bytes[..len]
-                .iter()
-                .rposition(|byte| *byte == b'\n')
-                .map_or(0, |at| at + 1);
+            let last = stamped.bytes[..len].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
             assert_eq!(stamped.lines_in(len), (whole, len - last), "len {len}");
         }
     }

@@ -40,9 +40,6 @@ mod tests {
     #[test]
     fn a_seed_means_the_published_numbers_of_splitmix64() {
         let mut draw = Draw::new(1_234_567);
-        assert_eq!(
-            [draw.next(), draw.next()],
-            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]
-        );
+        assert_eq!([draw.next(), draw.next()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
     }
 }

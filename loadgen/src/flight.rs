@@ -33,12 +33,7 @@ impl Flight {
     /// A stream whose first line is `first`.
     pub fn starting_at(first: u64) -> Flight {
         let before = first.checked_sub(1).expect("lines are numbered from 1");
-        Flight {
-            settled: before,
-            written: before,
-            assigned: before,
-            ..Flight::default()
-        }
+        Flight { settled: before, written: before, assigned: before, ..Flight::default() }
     }
 
     /// The last line that was answered, with all before it.
@@ -74,29 +69,19 @@ impl Flight {
     /// The next `count` lines take their turn; they have the places `slot`, `slot + 1`, … of the schedule.
     pub fn assign(&mut self, count: u64, slot: u64, now_ns: u64) {
         self.assigned += count;
-        self.batches.push_back(Batch {
-            last: self.assigned,
-            last_slot: slot + count - 1,
-            sent_ns: now_ns,
-        });
+        self.batches.push_back(Batch { last: self.assigned, last_slot: slot + count - 1, sent_ns: now_ns });
     }
 
     /// The socket took `lines` more whole lines, and then `offset` bytes of the next.
     pub fn wrote(&mut self, lines: usize, offset: usize) {
         self.written += lines as u64;
         self.offset = offset;
-        assert!(
-            self.touched() <= self.assigned,
-            "only lines whose turn has come are written"
-        );
+        assert!(self.touched() <= self.assigned, "only lines whose turn has come are written");
     }
 
     /// The next line to be written is `first`, from its first byte.
     pub fn rewind(&mut self, first: u64) {
-        assert!(
-            self.settled < first && first <= self.assigned + 1,
-            "only unanswered lines are sent again"
-        );
+        assert!(self.settled < first && first <= self.assigned + 1, "only unanswered lines are sent again");
         self.written = first - 1;
         self.offset = 0;
     }
@@ -142,15 +127,7 @@ mod tests {
         flight.wrote(10, 0);
         flight.settle(4, 2_000, None, &mut latency);
         flight.settle(10, 3_000, None, &mut latency);
-        assert_eq!(
-            latency
-                .service
-                .counts()
-                .iter()
-                .map(|(_, count)| count)
-                .collect::<Vec<_>>(),
-            [&4, &6]
-        );
+        assert_eq!(latency.service.counts().iter().map(|(_, count)| count).collect::<Vec<_>>(), [&4, &6]);
         assert_eq!(flight.outstanding(), 0);
     }
 
@@ -165,11 +142,7 @@ mod tests {
         flight.settle(3, 9_000, Some(&schedule), &mut latency);
         let near = |ns: u64| move |&(value, count): &(u64, u64)| value.abs_diff(ns) < 10 && count == 1;
         for expected in [4_000, 5_000, 6_000] {
-            assert!(
-                latency.response.counts().iter().any(near(expected)),
-                "{:?}",
-                latency.response.counts()
-            );
+            assert!(latency.response.counts().iter().any(near(expected)), "{:?}", latency.response.counts());
         }
         assert_eq!(latency.service.len(), 3);
     }

@@ -20,11 +20,7 @@ pub struct Latency {
 impl Latency {
     /// Nothing measured yet.
     pub fn new() -> Latency {
-        Latency {
-            response: Spread::new(),
-            service: Spread::new(),
-            slip: Spread::new(),
-        }
+        Latency { response: Spread::new(), service: Spread::new(), slip: Spread::new() }
     }
 
     /// Adds what another worker measured.

@@ -65,11 +65,7 @@ pub enum Mode {
 impl Ledger {
     /// The ledger of a run that has promised nothing yet.
     pub fn new(run: u32) -> Ledger {
-        Ledger {
-            schema: SCHEMA.into(),
-            run: format!("{run:08x}"),
-            connections: Vec::new(),
-        }
+        Ledger { schema: SCHEMA.into(), run: format!("{run:08x}"), connections: Vec::new() }
     }
 
     /// Writes it beside the place and moves it there, so that a reader finds a whole ledger or none.
@@ -79,14 +75,9 @@ impl Ledger {
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let text = serde_json::to_vec(self).expect("a ledger is always JSON");
         let beside = path.with_extension("partial");
-        fs::write(&beside, text)
-            .and_then(|()| fs::rename(&beside, path))
-            .map_err(|error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("cannot write the ledger {}: {error}", path.display()),
-                )
-            })
+        fs::write(&beside, text).and_then(|()| fs::rename(&beside, path)).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot write the ledger {}: {error}", path.display()))
+        })
     }
 
     /// Reads a ledger, and checks that its numbers can be true.
@@ -99,37 +90,27 @@ impl Ledger {
         let ledger: Ledger = serde_json::from_slice(&text)
             .map_err(|error| format!("{name} is not a ledger of this version: {error}"))?;
         if ledger.schema != SCHEMA {
-            return Err(format!(
-                "{name} is written as \"{}\"; this build reads \"{SCHEMA}\"",
-                ledger.schema
-            ));
+            return Err(format!("{name} is written as \"{}\"; this build reads \"{SCHEMA}\"", ledger.schema));
         }
         if ledger.run_id().is_none() {
             return Err(format!("{name}: the run \"{}\" is not 8 hex digits", ledger.run));
         }
         match ledger.connections.iter().find(|entry| !entry.is_sound()) {
-            Some(entry) => Err(format!(
-                "{name}: the books of worker {} connection {} do not add up",
-                entry.worker, entry.conn
-            )),
+            Some(entry) => {
+                Err(format!("{name}: the books of worker {} connection {} do not add up", entry.worker, entry.conn))
+            }
             None => Ok(ledger),
         }
     }
 
     /// The run as a number.
     pub fn run_id(&self) -> Option<u32> {
-        (self.run.len() == 8)
-            .then(|| u32::from_str_radix(&self.run, 16).ok())
-            .flatten()
+        (self.run.len() == 8).then(|| u32::from_str_radix(&self.run, 16).ok()).flatten()
     }
 
     /// Who sent the lines of an entry.
     pub fn sender(&self, entry: &Entry) -> Option<Sender> {
-        Some(Sender {
-            run: self.run_id()?,
-            worker: entry.worker,
-            conn: entry.conn,
-        })
+        Some(Sender { run: self.run_id()?, worker: entry.worker, conn: entry.conn })
     }
 }
 

@@ -15,5 +15,6 @@ pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod session;
+pub mod sink;
 pub mod tally;
 pub mod worker;

@@ -1,15 +1,18 @@
 //! The load generator's command: parse, run or reconcile, say what came of it, end with a code that means it.
 
-use ringest_loadgen::cli::{Cli, Command, Reconcile};
+use ringest_loadgen::cli::{Cli, Command, Reconcile, Sink};
 use ringest_loadgen::config::Config;
 use ringest_loadgen::ledger::Ledger;
 use ringest_loadgen::reconcile::Reconciler;
 use ringest_loadgen::report::Report;
 use ringest_loadgen::run::{Finished, run};
+use ringest_loadgen::sink;
+use ringest_sys::cpu;
 use ringest_sys::signal::{Signal, Signals};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufReader, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -22,6 +25,7 @@ fn main() -> ExitCode {
     let cli = Cli::from_command_line();
     let outcome = match &cli.command {
         Some(Command::Reconcile(what)) => reconcile(what),
+        Some(Command::Sink(place)) => serve_sink(place).map(|()| 0),
         None => match Config::resolve(&cli.run) {
             Ok(config) => send(&config),
             Err(why) => Err((USAGE, why)),
@@ -50,10 +54,7 @@ fn send(config: &Config) -> Result<u8, (u8, String)> {
         eprintln!("ringest-loadgen: {complaint}");
     }
     if let Some(path) = &config.ledger {
-        finished
-            .ledger
-            .save(path)
-            .map_err(|error| could_not(error.to_string()))?;
+        finished.ledger.save(path).map_err(|error| could_not(error.to_string()))?;
     }
     if let Some(path) = &config.json {
         write_json(path, &finished.report).map_err(could_not)?;
@@ -77,48 +78,31 @@ fn print_table(report: &Report, json: Option<&Path>) {
 
 fn code(finished: &Finished) -> u8 {
     let results = finished.report.tests.iter().map(|test| &test.results);
-    let breached = finished
-        .report
-        .tests
-        .iter()
-        .any(|test| test.gates.iter().any(|gate| !gate.pass));
+    let breached = finished.report.tests.iter().any(|test| test.gates.iter().any(|gate| !gate.pass));
     match finished.signal {
         Some(Signal::Interrupt) => 130,
         Some(Signal::Terminate) => 143,
         Some(Signal::Hangup) => 129,
         None if breached => GATE_BREACHED,
         // Every connection ended before a single line was answered.
-        None if results
-            .clone()
-            .all(|results| results.acked + results.refused_as_meant == 0) =>
-        {
-            COULD_NOT_RUN
-        }
+        None if results.clone().all(|results| results.acked + results.refused_as_meant == 0) => COULD_NOT_RUN,
         None => 0,
     }
 }
 
 fn reconcile(what: &Reconcile) -> Result<u8, (u8, String)> {
     let could_not = |why: String| (COULD_NOT_RUN, why);
-    let ledgers: Vec<Ledger> = what
-        .ledger
-        .iter()
-        .map(|path| Ledger::load(path))
-        .collect::<Result<_, _>>()
-        .map_err(could_not)?;
+    let ledgers: Vec<Ledger> =
+        what.ledger.iter().map(|path| Ledger::load(path)).collect::<Result<_, _>>().map_err(could_not)?;
     let mut reconciler = Reconciler::new(&ledgers).map_err(could_not)?;
     if what.records.is_empty() {
         let stored = BufReader::with_capacity(READ_LEN, io::stdin().lock());
-        reconciler
-            .read(stored)
-            .map_err(|error| could_not(format!("cannot read standard input: {error}")))?;
+        reconciler.read(stored).map_err(|error| could_not(format!("cannot read standard input: {error}")))?;
     }
     for path in &what.records {
         let cannot_read = |error: io::Error| could_not(format!("cannot read {}: {error}", path.display()));
         let file = File::open(path).map_err(cannot_read)?;
-        reconciler
-            .read(BufReader::with_capacity(READ_LEN, file))
-            .map_err(cannot_read)?;
+        reconciler.read(BufReader::with_capacity(READ_LEN, file)).map_err(cannot_read)?;
     }
     let findings = reconciler.finish();
     if let Some(path) = &what.json {
@@ -130,6 +114,19 @@ fn reconcile(what: &Reconcile) -> Result<u8, (u8, String)> {
         println!("{findings}");
     }
     Ok(if findings.pass() { 0 } else { LINES_WRONG })
+}
+
+fn serve_sink(place: &Sink) -> Result<(), (u8, String)> {
+    if let Some(cpu) = place.cpu {
+        cpu::pin_current(cpu).map_err(|error| (COULD_NOT_RUN, error.to_string()))?;
+    }
+    let serve = |listener: TcpListener| {
+        println!("{}", listener.local_addr()?);
+        sink::serve(&listener)
+    };
+    TcpListener::bind(place.listen)
+        .and_then(serve)
+        .map_err(|error| (COULD_NOT_RUN, format!("cannot serve on {}: {error}", place.listen)))
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), String> {

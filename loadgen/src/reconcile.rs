@@ -77,13 +77,7 @@ impl Reconciler {
             }
         }
         let runs = ledgers.iter().filter_map(Ledger::run_id).collect();
-        Ok(Reconciler {
-            accounts,
-            by_sender,
-            runs,
-            last: None,
-            findings: Findings::default(),
-        })
+        Ok(Reconciler { accounts, by_sender, runs, last: None, findings: Findings::default() })
     }
 
     /// Takes stored lines up to the end of the stream. Control lines of a segment are passed over, so that segments
@@ -145,9 +139,7 @@ impl Reconciler {
             self.findings.filtered += filtered;
             self.findings.lost += missing.len() as u64 - filtered;
             if missing.len() as u64 > filtered {
-                self.findings.example("lost", || {
-                    format!("{} line {}", account.name, missing.first().unwrap_or(&0))
-                });
+                self.findings.example("lost", || format!("{} line {}", account.name, missing.first().unwrap_or(&0)));
             }
         }
         self.findings
@@ -164,8 +156,7 @@ impl Reconciler {
         };
         let Some(at) = known else {
             self.findings.phantom += 1;
-            self.findings
-                .example("phantom", || format!("{} line {seq}: no such connection", name(sender)));
+            self.findings.example("phantom", || format!("{} line {seq}: no such connection", name(sender)));
             return;
         };
         self.last = Some((sender, at));
@@ -177,23 +168,14 @@ impl Account {
     fn new(name: String, entry: Entry) -> Account {
         let lines = (entry.sent_upto + 1).saturating_sub(entry.first);
         let seen = vec![0; lines.div_ceil(64) as usize];
-        Account {
-            name,
-            entry,
-            seen,
-            highest: 0,
-        }
+        Account { name, entry, seen, highest: 0 }
     }
 
     fn take(&mut self, seq: u64, findings: &mut Findings) {
         let entry = &self.entry;
         if seq > entry.sent_upto || entry.rejected.contains(seq) {
             findings.phantom += 1;
-            let why = if seq > entry.sent_upto {
-                "never sent"
-            } else {
-                "refused for good"
-            };
+            let why = if seq > entry.sent_upto { "never sent" } else { "refused for good" };
             return findings.example("phantom", || format!("{} line {seq}: {why}", self.name));
         }
         let Some(at) = seq.checked_sub(entry.first) else {
@@ -222,10 +204,7 @@ impl Account {
     fn missing(&self) -> Vec<u64> {
         let first = self.entry.first;
         let ranges = self.entry.acked.iter().map(|(from, to)| (from.max(first), to));
-        ranges
-            .flat_map(|(from, to)| from..=to)
-            .filter(|seq| !self.saw(*seq))
-            .collect()
+        ranges.flat_map(|(from, to)| from..=to).filter(|seq| !self.saw(*seq)).collect()
     }
 }
 
@@ -250,32 +229,16 @@ impl fmt::Display for Findings {
         writeln!(f, "acked           {:>14}", self.acked)?;
         writeln!(f, "stored          {:>14}", self.stored)?;
         writeln!(f, "unacked, stored {:>14}   allowed", self.unacked_stored)?;
-        writeln!(
-            f,
-            "filtered        {:>14}   acked, not stored, below the server's level",
-            self.filtered
-        )?;
+        writeln!(f, "filtered        {:>14}   acked, not stored, below the server's level", self.filtered)?;
         writeln!(f, "reordered       {:>14}", self.reordered)?;
         writeln!(f, "foreign         {:>14}   of other runs or clients", self.foreign)?;
-        let Findings {
-            lost,
-            duplicated,
-            corrupt,
-            phantom,
-            ..
-        } = self;
-        write!(
-            f,
-            "{lost} lost, {duplicated} duplicated, {corrupt} corrupt, {phantom} phantom"
-        )
+        let Findings { lost, duplicated, corrupt, phantom, .. } = self;
+        write!(f, "{lost} lost, {duplicated} duplicated, {corrupt} corrupt, {phantom} phantom")
     }
 }
 
 fn name(sender: Sender) -> String {
-    format!(
-        "run {:08x} worker {} connection {}",
-        sender.run, sender.worker, sender.conn
-    )
+    format!("run {:08x} worker {} connection {}", sender.run, sender.worker, sender.conn)
 }
 
 const EXAMPLES_MAX: usize = 20;
@@ -287,11 +250,7 @@ mod tests {
     use crate::ledger::Mode;
     use crate::ranges::Ranges;
 
-    const SENDER: Sender = Sender {
-        run: 0xabc,
-        worker: 1,
-        conn: 4,
-    };
+    const SENDER: Sender = Sender { run: 0xabc, worker: 1, conn: 4 };
 
     /// Lines 1 to 200 were sent, 1 to 190 promised but 50, which was refused.
     fn ledger() -> Ledger {
@@ -314,30 +273,20 @@ mod tests {
     }
 
     fn line(sender: Sender, seq: u64) -> Vec<u8> {
-        let shape = Shape {
-            seed: 1,
-            record_size: 180,
-            rich_share: 0.0,
-            bad_share: 0.0,
-        };
+        let shape = Shape { seed: 1, record_size: 180, rich_share: 0.0, bad_share: 0.0 };
         let mut corpus = Corpus::new(&shape, true);
         corpus.stamp(&Stamp::new(sender), seq, 1).bytes.to_vec()
     }
 
     /// What a faultless server stores: everything that was promised, and two lines whose answer was lost.
     fn stored() -> Vec<Vec<u8>> {
-        (1..=192)
-            .filter(|seq| *seq != 50)
-            .map(|seq| line(SENDER, seq))
-            .collect()
+        (1..=192).filter(|seq| *seq != 50).map(|seq| line(SENDER, seq)).collect()
     }
 
     fn compare(stored: &[Vec<u8>]) -> Findings {
         let mut reconciler = Reconciler::new(&[ledger()]).unwrap();
         let bytes = [b"{\"$seg\":{\"v\":1}}\n".to_vec(), stored.concat()].concat();
-        reconciler
-            .read(io::BufReader::with_capacity(37, bytes.as_slice()))
-            .unwrap();
+        reconciler.read(io::BufReader::with_capacity(37, bytes.as_slice())).unwrap();
         reconciler.finish()
     }
 
@@ -345,15 +294,8 @@ mod tests {
     fn a_faultless_store_passes() {
         let findings = compare(&stored());
         assert!(findings.pass(), "{findings}");
-        assert_eq!(
-            (findings.acked, findings.stored, findings.unacked_stored),
-            (189, 191, 2)
-        );
-        assert!(
-            findings
-                .to_string()
-                .ends_with("0 lost, 0 duplicated, 0 corrupt, 0 phantom")
-        );
+        assert_eq!((findings.acked, findings.stored, findings.unacked_stored), (189, 191, 2));
+        assert!(findings.to_string().ends_with("0 lost, 0 duplicated, 0 corrupt, 0 phantom"));
     }
 
     #[test]
@@ -384,11 +326,7 @@ mod tests {
 
     #[test]
     fn planted_phantoms_are_found() {
-        for phantom in [
-            line(SENDER, 201),
-            line(SENDER, 50),
-            line(Sender { conn: 5, ..SENDER }, 1),
-        ] {
+        for phantom in [line(SENDER, 201), line(SENDER, 50), line(Sender { conn: 5, ..SENDER }, 1)] {
             let mut stored = stored();
             stored.push(phantom);
             let findings = compare(&stored);
@@ -412,10 +350,7 @@ mod tests {
         ledger.connections[0].filtered = 2;
         let compare = |missing: usize| {
             let mut reconciler = Reconciler::new(std::slice::from_ref(&ledger)).unwrap();
-            stored()
-                .iter()
-                .skip(missing)
-                .for_each(|line| reconciler.take(line.strip_suffix(b"\n").unwrap()));
+            stored().iter().skip(missing).for_each(|line| reconciler.take(line.strip_suffix(b"\n").unwrap()));
             reconciler.finish()
         };
         assert_eq!((compare(2).filtered, compare(2).lost), (2, 0));
@@ -432,10 +367,6 @@ mod tests {
         false_one.connections[0].sent_upto = 100;
         false_one.save(&path).unwrap();
         assert!(Ledger::load(&path).unwrap_err().contains("do not add up"));
-        assert!(
-            Reconciler::new(&[ledger(), ledger()])
-                .unwrap_err()
-                .contains("two ledgers")
-        );
+        assert!(Reconciler::new(&[ledger(), ledger()]).unwrap_err().contains("two ledgers"));
     }
 }

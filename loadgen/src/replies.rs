@@ -49,11 +49,7 @@ impl Replies {
     /// Takes the next chunk of the stream and tells what it completed, in order.
     pub fn feed(&mut self, mut chunk: &[u8], mut tell: impl FnMut(Reply)) {
         while !chunk.is_empty() {
-            let taken = if self.odd.is_empty() {
-                self.take_oks(chunk, &mut tell)
-            } else {
-                0
-            };
+            let taken = if self.odd.is_empty() { self.take_oks(chunk, &mut tell) } else { 0 };
             chunk = &chunk[taken..];
             if !chunk.is_empty() {
                 chunk = self.take_odd(chunk, &mut tell);
@@ -69,11 +65,7 @@ impl Replies {
             let rest = &chunk[taken..];
             let expected = &OKS[self.phase..];
             let len = rest.len().min(expected.len());
-            let same = if rest[..len] == expected[..len] {
-                len
-            } else {
-                common(rest, expected)
-            };
+            let same = if rest[..len] == expected[..len] { len } else { common(rest, expected) };
             oks += (self.phase + same) / reply::OK.len();
             self.phase = (self.phase + same) % reply::OK.len();
             taken += same;
@@ -134,7 +126,7 @@ fn judge(line: &[u8]) -> Reply {
 const REPLY_LEN_MAX: usize = 4096;
 
 /// As many `ok` replies as fit 64 KiB: a usual read is one comparison.
-const OKS: &[u8; OKS_LEN] = &{
+pub(crate) const OKS: &[u8; OKS_LEN] = &{
     let mut oks = [0; OKS_LEN];
     let mut at = 0;
     while at < OKS_LEN {
@@ -198,11 +190,7 @@ mod tests {
     fn a_chunk_longer_than_the_compared_run_is_counted_whole() {
         let stream = reply::OK.repeat(10_000);
         for cut in [0, 1, 37, 38, 39, OKS_LEN - 1, OKS_LEN, OKS_LEN + 1] {
-            assert_eq!(
-                told(&[&stream[..cut], &stream[cut..]]),
-                [Reply::Ok(10_000)],
-                "cut at {cut}"
-            );
+            assert_eq!(told(&[&stream[..cut], &stream[cut..]]), [Reply::Ok(10_000)], "cut at {cut}");
         }
     }
 

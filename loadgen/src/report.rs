@@ -220,10 +220,7 @@ impl System {
     pub fn here() -> System {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
-        let cpu = cpuinfo
-            .lines()
-            .find_map(|line| line.strip_prefix("model name"))
-            .unwrap_or_default();
+        let cpu = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
         System {
             cpu: cpu.trim_start_matches([' ', '\t', ':']).to_owned(),
             cores: ringest_sys::cpu::allowed().map_or(0, |list| list.len()),
@@ -246,11 +243,7 @@ impl fmt::Display for Test {
             results.offered, results.acked, results.failed
         )?;
         let mb_per_s = results.bytes_per_s / 1e6;
-        writeln!(
-            f,
-            "  throughput   {:>14.0} records/s, {mb_per_s:.1} MB/s",
-            results.throughput_per_s
-        )?;
+        writeln!(f, "  throughput   {:>14.0} records/s, {mb_per_s:.1} MB/s", results.throughput_per_s)?;
         if let Some(rate) = results.rate {
             writeln!(
                 f,
@@ -263,43 +256,19 @@ impl fmt::Display for Test {
             writeln!(f, "               {count:>14} {kind}")?;
         }
         let connects = results.connects;
-        writeln!(
-            f,
-            "  connections  {connects:>14} opened, {} lines resent, {} nacks",
-            results.resent, results.nacks
-        )?;
-        writeln!(
-            f,
-            "  latency      {:>11} {:>11} {:>11} {:>11} {:>11}",
-            "p50", "p95", "p99", "p99.9", "max"
-        )?;
-        let rows = [
-            ("response", &results.response_us),
-            ("service", &results.service_us),
-            ("slip", &results.slip_us),
-        ];
+        writeln!(f, "  connections  {connects:>14} opened, {} lines resent, {} nacks", results.resent, results.nacks)?;
+        writeln!(f, "  latency      {:>11} {:>11} {:>11} {:>11} {:>11}", "p50", "p95", "p99", "p99.9", "max")?;
+        let rows = [("response", &results.response_us), ("service", &results.service_us), ("slip", &results.slip_us)];
         for (name, figures) in rows.into_iter().filter(|(_, figures)| figures.count > 0) {
             let us = [figures.p50, figures.p95, figures.p99, figures.p999, figures.max];
-            writeln!(
-                f,
-                "    {name:<10} {}",
-                us.map(|us| format!("{:>11}", span(us))).join(" ")
-            )?;
+            writeln!(f, "    {name:<10} {}", us.map(|us| format!("{:>11}", span(us))).join(" "))?;
         }
         let client = self.resources.client;
         let busy = client.busy * 100.0;
-        write!(
-            f,
-            "  generator    {:>11.0} ns of processor per record, {busy:.0} % busy",
-            client.cpu_ns_per_record
-        )?;
+        write!(f, "  generator    {:>11.0} ns of processor per record, {busy:.0} % busy", client.cpu_ns_per_record)?;
         for gate in &self.gates {
             let word = if gate.pass { "pass" } else { "FAIL" };
-            write!(
-                f,
-                "\n  gate         {word} {}: {:.6} of at most {:.6}",
-                gate.expr, gate.actual, gate.limit
-            )?;
+            write!(f, "\n  gate         {word} {}: {:.6} of at most {:.6}", gate.expr, gate.actual, gate.limit)?;
         }
         Ok(())
     }
@@ -317,17 +286,10 @@ pub fn span(us: f64) -> String {
 
 /// A time in UTC as RFC 3339 writes it.
 pub fn utc(time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days as i64);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
-    )
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
 /// Year, month and day of a number of days since 1970. Howard Hinnant's `civil_from_days`.
@@ -339,11 +301,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 

@@ -49,10 +49,7 @@ pub fn run(config: &Config, signals: &Signals, show: &mut dyn FnMut(&str)) -> Re
         schema: SCHEMA.into(),
         run_id: ledger.run.clone(),
         timestamp,
-        tool: Tool {
-            name: env!("CARGO_PKG_NAME").into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-        },
+        tool: Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() },
         seed: config.shape.seed,
         payload_crc32: format!("{:08x}", corpus.fingerprint()),
         system,
@@ -116,16 +113,8 @@ impl Crew {
             spare.send(Latency::new()).expect("the receiver is in scope");
             starts.push(start);
             spares.push(spare);
-            let orders = Orders {
-                stop: stop.clone(),
-                spares: taken,
-            };
-            let job = Job {
-                task: task(config, worker, peer),
-                corpus: corpus.clone(),
-                clock,
-                config: config.clone(),
-            };
+            let orders = Orders { stop: stop.clone(), spares: taken };
+            let job = Job { task: task(config, worker, peer), corpus: corpus.clone(), clock, config: config.clone() };
             let outlet = outlet.clone();
             thread::Builder::new()
                 .name(format!("loadgen-{worker}"))
@@ -141,9 +130,7 @@ impl Crew {
         }
         let start_ns = clock.now_ns() + HEAD_START_NS;
         for start in starts {
-            start
-                .send(start_ns)
-                .map_err(|_| "a worker ended before it began; see above")?;
+            start.send(start_ns).map_err(|_| "a worker ended before it began; see above")?;
         }
         Ok(Crew { words, spares, stop })
     }
@@ -176,8 +163,7 @@ impl Crew {
                 Ok((_, Word::Ready | Word::Failed(_))) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     sum.tally.fault("worker_lost");
-                    sum.complaints
-                        .push("a worker ended without its results; see above".into());
+                    sum.complaints.push("a worker ended without its results; see above".into());
                     break;
                 }
             }
@@ -232,14 +218,7 @@ struct Progress {
 impl Progress {
     fn new(workers: u64) -> Progress {
         let tallies = vec![Tally::default(); workers as usize];
-        Progress {
-            tallies,
-            latency: Latency::new(),
-            told: 0,
-            second: 0,
-            finished: 0,
-            failed: 0,
-        }
+        Progress { tallies, latency: Latency::new(), told: 0, second: 0, finished: 0, failed: 0 }
     }
 
     /// Takes what one worker tells, and gives the emptied histograms back.
@@ -260,11 +239,7 @@ impl Progress {
         self.tallies.iter().for_each(|tally| sum.add(tally));
         self.second += 1;
         let (rate, failed) = (sum.finished() - self.finished, sum.failed() - self.failed);
-        let share = if rate == 0 {
-            0.0
-        } else {
-            failed as f64 / rate as f64 * 100.0
-        };
+        let share = if rate == 0 { 0.0 } else { failed as f64 / rate as f64 * 100.0 };
         let us = |quantile| span(self.latency.response.at(quantile) as f64 / 1000.0);
         let line = format!(
             "{:>4} s  {rate:>10} records/s  {failed} errors ({share:.2} %)  p50 {}  p99 {}",
@@ -313,20 +288,13 @@ fn task(config: &Config, worker: u64, peer: SocketAddr) -> Task {
 
 fn test(config: &Config, sum: &Sum, signal: Option<Signal>) -> Test {
     let tally = &sum.tally;
-    let gates: Vec<Gate> = config
-        .error_rate_max
-        .iter()
-        .map(|limit| error_gate(tally, *limit))
-        .collect();
+    let gates: Vec<Gate> = config.error_rate_max.iter().map(|limit| error_gate(tally, *limit)).collect();
     let verdict = match signal {
         Some(_) => "interrupted",
         None if gates.iter().all(|gate| gate.pass) => "pass",
         None => "fail",
     };
-    let plain = (0..config.workers)
-        .flat_map(|worker| config.modes(worker))
-        .filter(|mode| *mode == Mode::Plain)
-        .count();
+    let plain = (0..config.workers).flat_map(|worker| config.modes(worker)).filter(|mode| *mode == Mode::Plain).count();
     let mode = match plain as u64 {
         0 => "session",
         plain if plain == config.connections => "plain",
@@ -355,9 +323,7 @@ fn test(config: &Config, sum: &Sum, signal: Option<Signal>) -> Test {
             done: sum.level.clone().unwrap_or_else(|| "reply".into()),
         },
         results: results(config, sum),
-        resources: Resources {
-            client: client(config, sum),
-        },
+        resources: Resources { client: client(config, sum) },
         gates,
         verdict: verdict.into(),
     }
@@ -369,11 +335,7 @@ fn results(config: &Config, sum: &Sum) -> Results {
     let per_s = |count: u64| if span_s > 0.0 { count as f64 / span_s } else { 0.0 };
     let rate = config.rate_per_s.map(|target| {
         let achieved = per_s(tally.offered);
-        Rate {
-            target: target as f64,
-            achieved,
-            ratio: achieved / target as f64,
-        }
+        Rate { target: target as f64, achieved, ratio: achieved / target as f64 }
     });
     Results {
         offered: tally.offered,
@@ -415,12 +377,7 @@ fn error_gate(tally: &Tally, limit: f64) -> Gate {
     let actual = tally.error_rate();
     // Nothing offered is nothing proved.
     let pass = actual <= limit && tally.offered > 0;
-    Gate {
-        expr: "error_rate".into(),
-        actual,
-        limit,
-        pass,
-    }
+    Gate { expr: "error_rate".into(), actual, limit, pass }
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

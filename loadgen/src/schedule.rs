@@ -29,10 +29,7 @@ impl Schedule {
 
     /// The same plan, begun at that time.
     pub fn starting_at(self, start_ns: u64) -> Schedule {
-        Schedule {
-            phase_ns: self.phase_ns + start_ns,
-            ..self
-        }
+        Schedule { phase_ns: self.phase_ns + start_ns, ..self }
     }
 
     /// When line `k` (from 0) should be sent, in nanoseconds from the start of the run.
@@ -82,26 +79,17 @@ mod tests {
         for rate in [3, 7, 999, 30_011, 1_000_003, 14_000_000] {
             let schedule = Schedule::fixed(rate, 0);
             for second in [1, 60, 86_400, 31_536_000] {
-                assert_eq!(
-                    schedule.at(rate * second),
-                    second * NS_PER_S,
-                    "rate {rate} after {second} s"
-                );
+                assert_eq!(schedule.at(rate * second), second * NS_PER_S, "rate {rate} after {second} s");
             }
         }
         let third = Schedule::fixed(3, 0);
-        assert_eq!(
-            [third.at(0), third.at(1), third.at(2), third.at(3)],
-            [0, 333_333_333, 666_666_666, 1_000_000_000]
-        );
+        assert_eq!([third.at(0), third.at(1), third.at(2), third.at(3)], [0, 333_333_333, 666_666_666, 1_000_000_000]);
     }
 
     #[test]
     fn the_shares_of_the_workers_add_up_and_take_turns() {
         for (rate, workers) in [(10, 3), (100_003, 8), (7, 7)] {
-            let plans: Vec<_> = (0..workers)
-                .map(|worker| Schedule::of_worker(rate, worker, workers))
-                .collect();
+            let plans: Vec<_> = (0..workers).map(|worker| Schedule::of_worker(rate, worker, workers)).collect();
             assert_eq!(plans.iter().map(|plan| plan.rate_per_s).sum::<u64>(), rate);
             let firsts: Vec<_> = plans.iter().map(|plan| plan.at(0)).collect();
             assert!(firsts.windows(2).all(|pair| pair[0] < pair[1]), "{firsts:?}");

@@ -90,11 +90,7 @@ impl Session {
         self.phase = Phase::Greeting;
         self.nacked = false;
         // Without `resume_from`: the server's own number decides, and the welcome tells it.
-        Control::Hello(Hello {
-            ack: self.ack,
-            ..Hello::new(self.producer.as_str(), self.epoch)
-        })
-        .put(out);
+        Control::Hello(Hello { ack: self.ack, ..Hello::new(self.producer.as_str(), self.epoch) }).put(out);
     }
 
     /// All lines are answered and no more will come: asks for the books.
@@ -138,10 +134,7 @@ impl Session {
             return Err(self.violation("a $welcome out of place, or of another version"));
         }
         if self.ack.is_some_and(|asked| welcome.ack < asked) {
-            return Err(self.violation(&format!(
-                "acknowledges at \"{}\", weaker than what was asked for",
-                welcome.ack
-            )));
+            return Err(self.violation(&format!("acknowledges at \"{}\", weaker than what was asked for", welcome.ack)));
         }
         if self.known {
             self.agree(welcome.last_seq, books, desk)?;
@@ -161,10 +154,7 @@ impl Session {
         let (settled, reached) = (books.flight.settled(), books.sent_upto());
         if last_seq < settled {
             let text = format!("has forgotten acknowledged lines: it knows {last_seq}, and acknowledged {settled}");
-            return Err(Fault::fatal(
-                "forgotten",
-                format!("{}: the server {text}", self.producer),
-            ));
+            return Err(Fault::fatal("forgotten", format!("{}: the server {text}", self.producer)));
         }
         if last_seq > reached {
             return Err(self.violation(&format!("knows line {last_seq}, but only {reached} were sent")));
@@ -207,10 +197,7 @@ impl Session {
         desk.tally.nacks += 1;
         self.nacked = true;
         if !nack.retry {
-            let text = format!(
-                "{}: refused for good from line {} on: {}",
-                self.producer, nack.from, nack.code
-            );
+            let text = format!("{}: refused for good from line {} on: {}", self.producer, nack.from, nack.code);
             return Err(Fault::fatal(&nack.code, text));
         }
         if nack.from <= books.flight.settled() || nack.from > books.sent_upto() + 1 {
@@ -220,10 +207,7 @@ impl Session {
             Phase::Held { from, .. } => from.min(nack.from),
             _ => nack.from,
         };
-        self.phase = Phase::Held {
-            from,
-            until_ns: desk.now_ns + u64::from(nack.after_ms) * 1_000_000,
-        };
+        self.phase = Phase::Held { from, until_ns: desk.now_ns + u64::from(nack.after_ms) * 1_000_000 };
         Ok(())
     }
 
@@ -232,21 +216,14 @@ impl Session {
         if self.phase != Phase::Greeting && goaway.upto <= books.flight.written() {
             books.settle(goaway.upto, desk);
         }
-        let text = format!(
-            "{}: the server ends the session: {} {}",
-            self.producer, goaway.code, goaway.reason
-        );
+        let text = format!("{}: the server ends the session: {} {}", self.producer, goaway.code, goaway.reason);
         let again = match Code::from_name(&goaway.code) {
             Some(Code::TooManyConnections) => true,
             Some(code) => code.class() == Class::Retryable,
             None => false,
         };
         let text = text.trim_end().to_owned();
-        Err(if again {
-            Fault::lost(&goaway.code, text)
-        } else {
-            Fault::fatal(&goaway.code, text)
-        })
+        Err(if again { Fault::lost(&goaway.code, text) } else { Fault::fatal(&goaway.code, text) })
     }
 
     fn handle_bye(&mut self, totals: Totals, books: &Books, desk: &mut Desk<'_>) -> Result<(), Fault> {
@@ -268,10 +245,7 @@ impl Session {
     }
 
     fn violation(&self, what: &str) -> Fault {
-        Fault::fatal(
-            "protocol_violation",
-            format!("{}: the server breaks the protocol: {what}", self.producer),
-        )
+        Fault::fatal("protocol_violation", format!("{}: the server breaks the protocol: {what}", self.producer))
     }
 }
 
@@ -296,10 +270,7 @@ mod tests {
         let mut session = Session::new("lg/1".into(), 3, Some(AckLevel::Durable));
         let mut out = Vec::new();
         session.greet(&mut out);
-        assert_eq!(
-            out,
-            b"{\"$hello\":{\"v\":1,\"producer\":\"lg/1\",\"epoch\":3,\"ack\":\"durable\"}}\n"
-        );
+        assert_eq!(out, b"{\"$hello\":{\"v\":1,\"producer\":\"lg/1\",\"epoch\":3,\"ack\":\"durable\"}}\n");
         bench.tell(&mut session, &welcome(0)).unwrap();
         assert_eq!((session.phase(), session.window()), (Phase::Open, 50));
         let (books, mut desk) = bench.parts();
@@ -323,11 +294,7 @@ mod tests {
         session.greet(&mut Vec::new());
         bench.tell(&mut session, &welcome(7)).unwrap();
         assert_eq!(
-            (
-                bench.books.flight.settled(),
-                bench.books.flight.written(),
-                bench.books.flight.assigned()
-            ),
+            (bench.books.flight.settled(), bench.books.flight.written(), bench.books.flight.assigned()),
             (7, 7, 10)
         );
         assert_eq!((bench.tally.acked, bench.tally.resent), (7, 3));
@@ -338,30 +305,15 @@ mod tests {
         let (mut session, mut bench) = running();
         session.greet(&mut Vec::new());
         let fault = bench.tell(&mut session, &welcome(1)).unwrap_err();
-        assert!(
-            !fault.again() && fault.text().contains("forgotten acknowledged lines"),
-            "{fault:?}"
-        );
+        assert!(!fault.again() && fault.text().contains("forgotten acknowledged lines"), "{fault:?}");
     }
 
     #[test]
     fn a_server_that_knows_what_was_never_sent_is_found_out() {
         let (mut session, mut bench) = running();
-        assert!(
-            bench
-                .tell(&mut session, &ack(11, ""))
-                .unwrap_err()
-                .text()
-                .contains("only 10 were sent")
-        );
+        assert!(bench.tell(&mut session, &ack(11, "")).unwrap_err().text().contains("only 10 were sent"));
         session.greet(&mut Vec::new());
-        assert!(
-            bench
-                .tell(&mut session, &welcome(11))
-                .unwrap_err()
-                .text()
-                .contains("only 10 were sent")
-        );
+        assert!(bench.tell(&mut session, &welcome(11)).unwrap_err().text().contains("only 10 were sent"));
     }
 
     #[test]
@@ -371,11 +323,7 @@ mod tests {
         let weaker = welcome(0).replace("durable", "written");
         assert!(bench.tell(&mut session, &weaker).unwrap_err().text().contains("weaker"));
         let (mut session, mut bench) = running();
-        assert!(
-            bench
-                .tell(&mut session, &ack(3, "").replace("durable", "accepted"))
-                .is_err()
-        );
+        assert!(bench.tell(&mut session, &ack(3, "").replace("durable", "accepted")).is_err());
     }
 
     #[test]
@@ -384,22 +332,13 @@ mod tests {
         bench.now_ns = 1_000;
         let nack = r#"{"$nack":{"from":6,"code":"overloaded","retry":true,"after_ms":250}}"#;
         bench.tell(&mut session, nack).unwrap();
-        assert_eq!(
-            session.phase(),
-            Phase::Held {
-                from: 6,
-                until_ns: 250_001_000
-            }
-        );
+        assert_eq!(session.phase(), Phase::Held { from: 6, until_ns: 250_001_000 });
         bench.tell(&mut session, &ack(5, "")).unwrap();
         let mut out = Vec::new();
         let (books, mut desk) = bench.parts();
         session.resume(books, &mut desk, &mut out);
         assert_eq!(out, b"{\"$resume\":{\"from\":6}}\n");
-        assert_eq!(
-            (books.flight.written(), books.flight.assigned(), session.phase()),
-            (5, 10, Phase::Open)
-        );
+        assert_eq!((books.flight.written(), books.flight.assigned(), session.phase()), (5, 10, Phase::Open));
         assert_eq!(bench.tally.resent, 5);
     }
 
@@ -414,12 +353,8 @@ mod tests {
 
     #[test]
     fn a_goaway_is_followed_by_a_reconnect_only_where_that_can_help() {
-        for (code, again) in [
-            ("shutting_down", true),
-            ("overloaded", true),
-            ("fenced", false),
-            ("stale_epoch", false),
-        ] {
+        for (code, again) in [("shutting_down", true), ("overloaded", true), ("fenced", false), ("stale_epoch", false)]
+        {
             let (mut session, mut bench) = running();
             let goaway = format!(r#"{{"$goaway":{{"upto":5,"code":"{code}"}}}}"#);
             assert_eq!(bench.tell(&mut session, &goaway).unwrap_err().again(), again, "{code}");

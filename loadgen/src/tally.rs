@@ -57,11 +57,7 @@ impl Tally {
     /// Failed lines out of finished ones, 0 to 1.
     pub fn error_rate(&self) -> f64 {
         let finished = self.finished();
-        if finished == 0 {
-            0.0
-        } else {
-            self.failed() as f64 / finished as f64
-        }
+        if finished == 0 { 0.0 } else { self.failed() as f64 / finished as f64 }
     }
 
     /// Adds what another worker counted.
@@ -77,14 +73,8 @@ impl Tally {
         self.connects += other.connects;
         self.nacks += other.nacks;
         self.goaways += other.goaways;
-        other
-            .failures
-            .iter()
-            .for_each(|(reason, count)| bump(&mut self.failures, reason, *count));
-        other
-            .faults
-            .iter()
-            .for_each(|(kind, count)| bump(&mut self.faults, kind, *count));
+        other.failures.iter().for_each(|(reason, count)| bump(&mut self.failures, reason, *count));
+        other.faults.iter().for_each(|(kind, count)| bump(&mut self.faults, kind, *count));
     }
 }
 

@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender as Outlet};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// What one worker is to do.
@@ -213,25 +214,31 @@ impl Worker {
         orders: &Orders,
         outlet: &Outlet<(u16, Word)>,
     ) -> Outcome {
-        let cpu_before = clock::thread_cpu();
         self.start_ns = start_ns;
         self.last_settled_ns = start_ns;
         self.kit.schedule = schedule;
+        let mut end_ns = self.task.duration_ns.map_or(u64::MAX, |duration_ns| start_ns + duration_ns);
+        if let (Some(schedule), Some(_)) = (schedule, self.task.duration_ns) {
+            // An open loop owes every line whose time comes before the end, however late it is.
+            let owed = schedule.due(end_ns - 1);
+            self.task.lines = Some(self.task.lines.map_or(owed, |lines| lines.min(owed)));
+            end_ns += self.task.drain_ns;
+        }
+        while self.clock.now_ns() < start_ns {
+            thread::sleep(Duration::from_nanos(start_ns - self.clock.now_ns()));
+        }
+        let cpu_before = clock::thread_cpu();
         self.sending = true;
         self.everyone_is_eager();
 
-        let end_ns = self
-            .task
-            .duration_ns
-            .map_or(u64::MAX, |duration_ns| start_ns + duration_ns);
-        let mut give_up_ns = end_ns.saturating_add(self.task.drain_ns);
+        let mut give_up_ns = u64::MAX;
         let mut next_interval_ns = start_ns + INTERVAL_NS;
         while self.over < self.connections.len() {
             let now_ns = self.clock.now_ns();
-            if self.sending && (now_ns >= end_ns || self.is_all_assigned() || orders.stop.load(Ordering::Relaxed)) {
-                self.sending = false;
+            let stopped = orders.stop.load(Ordering::Relaxed);
+            if self.sending && (now_ns >= end_ns || self.is_all_assigned() || stopped) {
+                self.stop_sending(stopped);
                 give_up_ns = now_ns + self.task.drain_ns;
-                self.everyone_is_eager();
             }
             if now_ns >= give_up_ns {
                 if !self.connections.iter().any(Connection::is_reconnecting) {
@@ -246,16 +253,31 @@ impl Worker {
                 self.publish(orders, outlet);
             }
         }
+        if self.sending {
+            // Every connection is over, and lines are left.
+            self.stop_sending(false);
+        }
         self.finish(clock::thread_cpu().saturating_sub(cpu_before))
+    }
+
+    /// No more lines are assigned. What was owed and never sent has failed, unless somebody asked to stop. A closed
+    /// loop that ran out of time owes nothing.
+    fn stop_sending(&mut self, stopped: bool) {
+        self.sending = false;
+        let ran_dry = self.over == self.connections.len();
+        if !stopped && self.task.lines.is_some() && (ran_dry || self.kit.schedule.is_some()) {
+            let unsent = self.lines_left();
+            self.kit.tally.offered += unsent;
+            self.kit.tally.fail("unsent", unsent);
+        }
+        self.everyone_is_eager();
     }
 
     /// One turn: wait no longer than until `until_ns`, hear, send what is due.
     fn turn(&mut self, until_ns: u64) {
         let timeout = self.wait_for(until_ns);
         if let Err(error) = self.poller.wait(Some(timeout), &mut self.ready) {
-            self.kit
-                .desk(0)
-                .complain(format!("waiting for sockets failed: {error}"));
+            self.kit.desk(0).complain(format!("waiting for sockets failed: {error}"));
             self.kit.tally.fault("poll_failed");
             self.over = self.connections.len();
             return;
@@ -333,11 +355,7 @@ impl Worker {
         let now_ns = self.clock.now_ns();
         self.connections[at].flush(&self.poller, &mut self.kit.desk(now_ns))?;
         if self.sending {
-            return if self.kit.schedule.is_none() {
-                self.fill(at)
-            } else {
-                Ok(())
-            };
+            return if self.kit.schedule.is_none() { self.fill(at) } else { Ok(()) };
         }
         let connection = &mut self.connections[at];
         if !connection.is_over() {
@@ -364,10 +382,7 @@ impl Worker {
         let count = self.connections.len();
         let mut refused_in_a_row = 0;
         while refused_in_a_row < count {
-            let due = schedule
-                .due(self.clock.now_ns())
-                .saturating_sub(self.next_slot)
-                .min(self.lines_left());
+            let due = schedule.due(self.clock.now_ns()).saturating_sub(self.next_slot).min(self.lines_left());
             if due == 0 {
                 return;
             }
@@ -437,11 +452,7 @@ impl Worker {
     /// of its own.
     fn replace(&mut self, at: usize, now_ns: u64) {
         self.retire(at);
-        let sender = Sender {
-            run: self.task.run,
-            worker: self.task.worker,
-            conn: self.next_conn,
-        };
+        let sender = Sender { run: self.task.run, worker: self.task.worker, conn: self.next_conn };
         self.next_conn += 1;
         let mut next = Connection::new(at as u64, sender, self.task.peer, None);
         next.put_down(self.connections[at].trouble(), now_ns);
@@ -457,18 +468,12 @@ impl Worker {
     /// Closes the books of a connection: what is unanswered now stays so.
     fn retire(&mut self, at: usize) {
         let connection = &self.connections[at];
-        self.kit
-            .tally
-            .fail("unanswered", connection.books().flight.outstanding());
+        self.kit.tally.fail("unanswered", connection.books().flight.outstanding());
         self.entries.push(connection.entry());
     }
 
     fn add(&mut self, at: usize) -> io::Result<()> {
-        let sender = Sender {
-            run: self.task.run,
-            worker: self.task.worker,
-            conn: at as u32,
-        };
+        let sender = Sender { run: self.task.run, worker: self.task.worker, conn: at as u32 };
         let terms = (self.task.modes[at] == Mode::Session).then_some(&self.task.terms);
         let mut connection = Connection::new(at as u64, sender, self.task.peer, terms);
         connection.connect(&self.poller, &mut self.kit.desk(0))?;
@@ -489,11 +494,7 @@ impl Worker {
                 return Err(complaint.clone());
             }
             if now_ns > give_up_ns {
-                let waiting = self
-                    .connections
-                    .iter()
-                    .filter(|connection| !connection.is_open())
-                    .count();
+                let waiting = self.connections.iter().filter(|connection| !connection.is_open()).count();
                 let peer = self.task.peer;
                 return Err(format!(
                     "{peer} did not answer the $hello of {waiting} sessions within {} s; does it speak session mode? \
@@ -510,10 +511,7 @@ impl Worker {
         // Without a spare the reader is behind; this second then counts with the next.
         if let Ok(spare) = orders.spares.try_recv() {
             let latency = std::mem::replace(&mut self.kit.latency, spare);
-            let interval = Interval {
-                tally: self.kit.tally.clone(),
-                latency,
-            };
+            let interval = Interval { tally: self.kit.tally.clone(), latency };
             // Nobody listens any more only where the run is being given up.
             let _ = outlet.send((self.task.worker, Word::Interval(Box::new(interval))));
         }
@@ -523,11 +521,7 @@ impl Worker {
         for at in 0..self.connections.len() {
             self.retire(at);
         }
-        let level = self
-            .connections
-            .iter()
-            .find_map(Connection::level)
-            .map(|level| level.to_string());
+        let level = self.connections.iter().find_map(Connection::level).map(|level| level.to_string());
         Outcome {
             tally: self.kit.tally,
             latency: self.kit.latency,
@@ -535,14 +529,12 @@ impl Worker {
             complaints: self.kit.complaints,
             level,
             cpu_ns: cpu.as_nanos() as u64,
-            span_ns: self.last_settled_ns - self.start_ns,
+            span_ns: self.last_settled_ns.saturating_sub(self.start_ns),
         }
     }
 
     fn lines_left(&self) -> u64 {
-        self.task
-            .lines
-            .map_or(u64::MAX, |lines| lines.saturating_sub(self.next_slot))
+        self.task.lines.map_or(u64::MAX, |lines| lines.saturating_sub(self.next_slot))
     }
 
     fn is_all_assigned(&self) -> bool {

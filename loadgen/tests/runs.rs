@@ -1,0 +1,246 @@
+//! The generator as people run it, against servers that keep the protocol and servers that try its patience.
+
+mod scripted;
+
+use scripted::{Script, Server, loadgen, pause, run, stderr};
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+fn results(report: &Value) -> &Value {
+    &report["tests"][0]["results"]
+}
+
+fn reconcile(ledger: &Path, stored: &[u8]) -> Output {
+    let records = ledger.with_extension("ndjson");
+    std::fs::write(&records, stored).unwrap();
+    loadgen("reconcile").arg("--ledger").arg(ledger).arg(&records).output().unwrap()
+}
+
+/// Runs with a ledger and compares it with what the server stored.
+fn run_and_reconcile(script: Script, arguments: &str) -> (Server, Output, Value, Output) {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = directory.path().join("ledger.json");
+    let server = Server::start(script);
+    let (output, report) = run(&server, &format!("--ledger {} {arguments}", ledger.display()));
+    assert!(ledger.exists(), "{}", stderr(&output));
+    let compared = reconcile(&ledger, &server.stored());
+    (server, output, report, compared)
+}
+
+fn assert_all_taken(output: &Output, report: &Value, lines: u64) {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+    assert_eq!(results(report)["acked"], lines, "{}", stderr(output));
+    assert_eq!(results(report)["offered"], lines);
+    assert_eq!(results(report)["failed"], 0);
+    assert_eq!(report["verification"]["books_closed"], true);
+}
+
+fn last_line(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned()
+}
+
+const PERFECT: &str = "0 lost, 0 duplicated, 0 corrupt, 0 phantom";
+
+#[test]
+fn a_closed_loop_in_plain_mode_counts_every_line() {
+    for arguments in ["-n 2000 -c 4", "-n 2000 -c 3 -p 1", "-n 2001 -c 7 -t 3 -p 500 --batch 7"] {
+        let (server, output, report, compared) = run_and_reconcile(Script::default(), arguments);
+        let lines = results(&report)["offered"].as_u64().unwrap();
+        assert!(lines >= 2000);
+        assert_all_taken(&output, &report, lines);
+        assert_eq!(server.stored_lines() as u64, lines);
+        assert_eq!((compared.status.code(), last_line(&compared).as_str()), (Some(0), PERFECT), "{arguments}");
+        assert_eq!(results(&report)["response_us"]["count"], lines);
+    }
+}
+
+#[test]
+fn a_closed_loop_in_session_mode_counts_every_line_and_says_goodbye() {
+    let (server, output, report, compared) = run_and_reconcile(
+        Script { ack_every: 10, ..Script::default() },
+        "-n 3000 -c 5 -t 2 --mode session --ack durable",
+    );
+    assert_all_taken(&output, &report, 3000);
+    assert_eq!(server.stored_lines(), 3000);
+    assert_eq!(last_line(&compared), PERFECT);
+    assert_eq!(report["tests"][0]["config"]["done"], "durable");
+    assert_eq!(results(&report)["faults"], serde_json::json!({}));
+}
+
+#[test]
+fn plain_connections_and_sessions_run_side_by_side() {
+    let (_, output, report, compared) = run_and_reconcile(Script::default(), "-n 2000 -c 8 --plain-share 25%");
+    assert_all_taken(&output, &report, 2000);
+    assert_eq!(report["tests"][0]["config"]["plain_connections"], 2);
+    assert_eq!(last_line(&compared), PERFECT);
+}
+
+#[test]
+fn a_session_resumes_after_disconnects_without_loss_or_repetition() {
+    let script = Script { break_after: Some(100), breaks: 9, ack_every: 37, ..Script::default() };
+    let (server, output, report, compared) = run_and_reconcile(script, "-n 3000 -c 3 --mode session");
+    assert_eq!(server.broken(), 9, "the mechanism acted");
+    assert_all_taken(&output, &report, 3000);
+    assert_eq!(server.stored_lines(), 3000);
+    assert_eq!(last_line(&compared), PERFECT);
+    assert_eq!(results(&report)["connects"], 12);
+}
+
+#[test]
+fn a_session_goes_on_after_a_nack_from_the_line_that_was_refused() {
+    let script = Script { nack_at: Some(50), ack_every: 8, ..Script::default() };
+    let (server, output, report, compared) = run_and_reconcile(script, "-n 1000 -c 2 --mode session");
+    assert_eq!(server.nacks(), 2, "the mechanism acted");
+    assert_all_taken(&output, &report, 1000);
+    assert_eq!(server.stored_lines(), 1000);
+    assert_eq!(last_line(&compared), PERFECT);
+    assert!(results(&report)["resent"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn sessions_that_are_broken_and_refused_in_an_open_loop_still_lose_nothing() {
+    let script = Script { break_after: Some(150), breaks: 4, nack_at: Some(70), ack_every: 16, ..Script::default() };
+    let (server, output, report, compared) = run_and_reconcile(script, "-R 4000 -d 1s -c 4 -t 2 --mode session");
+    assert!(server.broken() == 4 && server.nacks() >= 4, "the mechanisms acted");
+    assert_all_taken(&output, &report, 4000);
+    assert_eq!(last_line(&compared), PERFECT);
+}
+
+#[test]
+fn a_plain_connection_that_breaks_is_replaced_under_a_new_number() {
+    let script = Script { break_after: Some(200), breaks: 2, ..Script::default() };
+    let (server, output, report, compared) = run_and_reconcile(script, "-n 2000 -c 2 -p 20");
+    assert_eq!((server.broken(), output.status.code()), (2, Some(0)), "{}", stderr(&output));
+    let (acked, failed) = (&results(&report)["acked"], &results(&report)["failures"]["unanswered"]);
+    assert_eq!(acked.as_u64().unwrap() + failed.as_u64().unwrap(), 2000);
+    assert!(failed.as_u64().unwrap() >= 2);
+    assert_eq!(report["verification"]["books_closed"], true);
+    assert_eq!(last_line(&compared), PERFECT, "stored and unanswered is allowed");
+}
+
+#[test]
+fn an_open_loop_offers_exactly_what_its_schedule_says() {
+    let (_, output, report, _) = run_and_reconcile(Script::default(), "-R 3001 -d 1s -c 3 -t 2");
+    assert_all_taken(&output, &report, 3001);
+    assert_eq!(results(&report)["slip_us"]["count"], 3001);
+    assert_eq!(results(&report)["rate"]["target"], 3001.0);
+}
+
+#[test]
+fn a_line_that_was_promised_and_not_stored_ends_in_code_5() {
+    for mode in ["plain", "session"] {
+        let script = Script { lose: Some(17), ..Script::default() };
+        let (_, output, report, compared) = run_and_reconcile(script, &format!("-n 200 -c 1 --mode {mode}"));
+        assert_all_taken(&output, &report, 200);
+        assert_eq!(compared.status.code(), Some(5));
+        assert_eq!(last_line(&compared), "1 lost, 0 duplicated, 0 corrupt, 0 phantom");
+    }
+}
+
+#[test]
+fn bad_lines_are_refused_as_meant_and_are_no_errors() {
+    for mode in ["plain", "session"] {
+        let arguments = format!("-n 1000 -c 2 --bad-share 5% --mode {mode} --max-error-rate 0%");
+        let (server, output, report, compared) = run_and_reconcile(Script::default(), &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let refused = results(&report)["refused_as_meant"].as_u64().unwrap();
+        assert!(refused > 10 && refused + server.stored_lines() as u64 == 1000, "{refused}");
+        assert_eq!(results(&report)["acked"], 1000 - refused);
+        assert_eq!(last_line(&compared), PERFECT);
+    }
+}
+
+#[test]
+fn a_server_that_never_answers_breaches_the_gate() {
+    let server = Server::start(Script { mute: true, ..Script::default() });
+    let (output, report) = run(&server, "-R 200 -d 500ms -c 2 --drain 300ms --max-error-rate 1%");
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert_eq!(results(&report)["failures"]["unanswered"], 100);
+    assert_eq!(report["tests"][0]["verdict"], "fail");
+}
+
+#[test]
+fn a_session_that_is_not_greeted_says_so() {
+    let server = Server::start(Script { mute: true, ..Script::default() });
+    let (output, _) = run(&server, "-n 10 -c 1 --mode session");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("did not answer the $hello"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_refused_connection_names_the_address_and_what_to_check() {
+    let output = loadgen("--host 127.0.0.1 --port 1").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot connect to 127.0.0.1:1: nothing listens there"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_default() {
+    let server = Server::start(Script::default());
+    let port = server.addr.port().to_string();
+    let report = |arguments: &str| -> Value {
+        let mut command = loadgen(arguments);
+        command
+            .env("SERVER_HOST", "127.0.0.1")
+            .env("SERVER_PORT", &port)
+            .env("TOTAL_LOGS", "70")
+            .env("CONCURRENCY", "3");
+        serde_json::from_slice(&command.args(["--json", "-"]).output().unwrap().stdout).unwrap()
+    };
+    let config = |report: &Value, key: &str| report["tests"][0]["config"][key].clone();
+    let environment = report("");
+    assert_eq!((config(&environment, "total_logs"), config(&environment, "connections")), (70.into(), 3.into()));
+    assert_eq!(config(&environment, "batch"), 100, "the default");
+    let flags = report("-n 40 -c 2");
+    assert_eq!((config(&flags, "total_logs"), config(&flags, "connections")), (40.into(), 2.into()));
+    assert_eq!(results(&flags)["acked"], 40);
+}
+
+#[test]
+fn wrong_flags_end_in_code_2_and_a_sentence() {
+    for arguments in ["--no-such-flag", "-c 1 -t 2", "--closed -R 5", "-d never", "reconcile", "--mode telepathy"] {
+        let output = loadgen(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments}: {}", stderr(&output));
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn an_interrupted_run_leaves_a_report_and_a_ledger() {
+    let directory = tempfile::tempdir().unwrap();
+    let (report, ledger) = (directory.path().join("report.json"), directory.path().join("ledger.json"));
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let server = Server::start(Script::default());
+        let child = loadgen("-d 60s -R 500 --quiet --host 127.0.0.1 --mode session")
+            .args(["--port", &server.addr.port().to_string()])
+            .arg("--json")
+            .arg(&report)
+            .arg("--ledger")
+            .arg(&ledger)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        pause();
+        pause();
+        let kill = std::process::Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        let report: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+        assert_eq!(report["tests"][0]["verdict"], "interrupted");
+        assert!(results(&report)["acked"].as_u64().unwrap() > 0);
+        assert_eq!(report["verification"]["books_closed"], true);
+        assert_eq!(last_line(&reconcile(&ledger, &server.stored())), PERFECT);
+    }
+}
+
+#[test]
+fn a_server_that_goes_away_for_good_ends_the_run_and_fails_what_was_owed() {
+    let script = Script { break_after: Some(50), breaks: u64::MAX, ..Script::default() };
+    let server = Server::start(script);
+    let (output, report) = run(&server, "-n 100 -c 1 -p 100 --batch 100 --reconnect-for 300ms --max-error-rate 1%");
+    assert!(server.connections() >= 2);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert_eq!(report["verification"]["books_closed"], true);
+}
