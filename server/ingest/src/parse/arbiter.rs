@@ -37,16 +37,22 @@ impl Arbiter {
         self.tape = tape.reset();
     }
 
+    /// The line, at most `line_len_max` bytes, with zeros behind it.
+    pub(super) fn copy(&mut self, line: &[u8]) -> &[u8] {
+        let (copy, rest) = self.scratch.split_at_mut(line.len());
+        copy.copy_from_slice(line);
+        rest[..INPUT_PADDING].fill(0);
+        &self.scratch[..line.len() + INPUT_PADDING]
+    }
+
     /// Judges a line of at most `line_len_max` bytes.
     pub(super) fn judge(&mut self, line: &[u8]) -> Result<Severity, Reject> {
-        self.scratch[..line.len()].copy_from_slice(line);
+        self.copy(line);
         let mut tape = mem::replace(&mut self.tape, Tape(Vec::new())).reset();
         let verdict = match fill_tape_padded(&mut self.scratch, line.len(), &mut self.buffers, &mut tape) {
             Ok(()) => judge_record(&tape.0, line),
-            Err(error) => Err(fault::first(line, self.depth_max).unwrap_or(Reject {
-                code: Code::BadJson,
-                at: error.index().min(line.len()) as u32,
-            })),
+            Err(error) => Err(fault::first(line, self.depth_max)
+                .unwrap_or(Reject { code: Code::BadJson, at: error.index().min(line.len()) as u32 })),
         };
         self.tape = tape.reset();
         verdict
@@ -55,10 +61,7 @@ impl Arbiter {
 
 fn judge_record(nodes: &[Node<'_>], line: &[u8]) -> Result<Severity, Reject> {
     let Some((&Node::Object { len, .. }, mut rest)) = nodes.split_first() else {
-        return Err(Reject {
-            code: Code::NotObject,
-            at: 0,
-        });
+        return Err(Reject { code: Code::NotObject, at: 0 });
     };
     let mut level = None;
     let mut has_message = false;
@@ -75,14 +78,10 @@ fn judge_record(nodes: &[Node<'_>], line: &[u8]) -> Result<Severity, Reject> {
     }
     match level {
         Some((_, Node::String(name))) if has_message => Ok(Severity::from_name(name.as_bytes())),
-        Some((member, _)) if has_message => Err(Reject {
-            code: Code::BadType,
-            at: fault::value_of(line, member) as u32,
-        }),
-        _ => Err(Reject {
-            code: Code::MissingField,
-            at: 0,
-        }),
+        Some((member, _)) if has_message => {
+            Err(Reject { code: Code::BadType, at: fault::value_of(line, member) as u32 })
+        }
+        _ => Err(Reject { code: Code::MissingField, at: 0 }),
     }
 }
 

@@ -10,22 +10,13 @@ use ringest_wire::Code;
 /// The first fault of `line`; `None` where it is JSON that nests no deeper than `depth_max`.
 pub(super) fn first(line: &[u8], depth_max: usize) -> Option<Reject> {
     if let Err(error) = simdutf8::compat::from_utf8(line) {
-        return Some(Reject {
-            code: Code::InvalidUtf8,
-            at: error.valid_up_to() as u32,
-        });
+        return Some(Reject { code: Code::InvalidUtf8, at: error.valid_up_to() as u32 });
     }
     let mut scan = Scan { line, at: 0 };
     match scan.document(depth_max) {
         Ok(()) => None,
-        Err(Fault::Byte) => Some(Reject {
-            code: Code::BadJson,
-            at: scan.at as u32,
-        }),
-        Err(Fault::Depth) => Some(Reject {
-            code: Code::TooDeep,
-            at: depth_max as u32,
-        }),
+        Err(Fault::Byte) => Some(Reject { code: Code::BadJson, at: scan.at as u32 }),
+        Err(Fault::Depth) => Some(Reject { code: Code::TooDeep, at: depth_max as u32 }),
     }
 }
 
@@ -103,11 +94,7 @@ impl Scan<'_> {
             loop {
                 self.blanks();
                 if depth == 0 {
-                    return if self.at == self.line.len() {
-                        Ok(())
-                    } else {
-                        Err(Fault::Byte)
-                    };
+                    return if self.at == self.line.len() { Ok(()) } else { Err(Fault::Byte) };
                 }
                 let in_object = levels & 1 == 1;
                 match self.peek() {
@@ -187,10 +174,7 @@ impl Scan<'_> {
         self.at += 1;
         let mut unit = 0;
         for _ in 0..4 {
-            let digit = self
-                .peek()
-                .and_then(|byte| char::from(byte).to_digit(16))
-                .ok_or(Fault::Byte)?;
+            let digit = self.peek().and_then(|byte| char::from(byte).to_digit(16)).ok_or(Fault::Byte)?;
             unit = unit * 16 + digit;
             self.at += 1;
         }

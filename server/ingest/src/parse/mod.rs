@@ -20,7 +20,7 @@ use ringest_simd::BlockIndex;
 use ringest_wire::control::PREFIX;
 use ringest_wire::{Code, Severity, frame};
 use std::ops::Range;
-use walk::Walk;
+use walk::LOOKAHEAD;
 
 /// The highest `depth_max`: one bit per level, in one word.
 pub const DEPTH_MAX: usize = 64;
@@ -91,12 +91,11 @@ impl Parser {
     /// What is wrong with it.
     pub fn check(&mut self, line: &[u8]) -> Result<Severity, Reject> {
         if line.len() <= self.line_len_max {
+            let padded = self.arbiter.copy(line);
             self.line_index.build(line);
-            let mut walk = Walk::new(line, self.line_index.positions(), 0, 0);
-            let severity = walk.record(self.depth_max);
-            let whole = walk.at() == line.len();
-            if let Some(severity) = severity
-                && whole
+            let walked = walk::record(padded, self.line_index.positions(), 0, 0, self.depth_max);
+            if let Some(severity) = walked.severity
+                && walked.at == line.len()
                 && (self.line_index.is_ascii() || simdutf8::basic::from_utf8(line).is_ok())
             {
                 return Ok(severity);
@@ -107,10 +106,7 @@ impl Parser {
 
     /// Begins with a body: whole lines, each ending in `\n`.
     pub fn load(&mut self, body: &[u8]) {
-        debug_assert!(
-            body.last().is_none_or(|&byte| byte == b'\n'),
-            "a body is a run of whole lines"
-        );
+        debug_assert!(body.last().is_none_or(|&byte| byte == b'\n'), "a body is a run of whole lines");
         self.piece = 0..0;
         self.at = 0;
     }
@@ -125,11 +121,8 @@ impl Parser {
             let base = self.piece.start;
             let start = self.at;
             let positions = self.index.positions();
-            let mut walk = Walk::new(&body[base..], positions, start - base, self.cursor);
-            let severity = walk.record(self.depth_max);
-            let stopped = base + walk.at();
-            // From where the walk stopped, which is the ending if it knew the line.
-            let mut cursor = walk.cursor();
+            let walked = walk::record(&body[base..], positions, start - base, self.cursor, self.depth_max);
+            let mut cursor = walked.cursor;
             while body[base + positions[cursor] as usize] != b'\n' {
                 cursor += 1;
             }
@@ -141,20 +134,18 @@ impl Parser {
             if line.is_empty() {
                 continue;
             }
-            let verdict = match severity {
+            let verdict = match walked.severity {
                 Some(severity)
-                    if stopped == end && line.len() <= self.line_len_max && !(self.suspect && !line.is_ascii()) =>
+                    if base + walked.at == end
+                        && line.len() <= self.line_len_max
+                        && !(self.suspect && !line.is_ascii()) =>
                 {
                     Ok(severity)
                 }
+                None if body.len() - newline <= LOOKAHEAD => self.check(line),
                 _ => self.judge(line),
             };
-            return Some(Line {
-                start,
-                end,
-                next: newline + 1,
-                verdict,
-            });
+            return Some(Line { start, end, next: newline + 1, verdict });
         }
     }
 
@@ -177,16 +168,10 @@ impl Parser {
     #[cold]
     fn judge(&mut self, line: &[u8]) -> Result<Severity, Reject> {
         if line.starts_with(PREFIX) {
-            return Err(Reject {
-                code: Code::ReservedKey,
-                at: 0,
-            });
+            return Err(Reject { code: Code::ReservedKey, at: 0 });
         }
         if line.len() > self.line_len_max {
-            return Err(Reject {
-                code: Code::LineTooLong,
-                at: self.line_len_max as u32,
-            });
+            return Err(Reject { code: Code::LineTooLong, at: self.line_len_max as u32 });
         }
         self.arbiter.judge(line)
     }
