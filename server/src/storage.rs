@@ -7,8 +7,11 @@
 
 mod keeper;
 pub mod layout;
+mod recovery;
+pub mod survey;
 
 pub use keeper::{Keeper, KeeperHandle};
+pub use recovery::{Counts, Recovery, ShardRecovery, recover};
 
 use ringest_ingest::{Block, Fault, SegmentId, ShardId};
 use ringest_sys::file;
@@ -49,11 +52,7 @@ impl Store {
     /// `StorageFull` or `QuotaExceeded` where there is no room, `AlreadyExists`, or whatever the disk says.
     pub fn create(&self, id: SegmentId, len: u64) -> io::Result<SegmentFile> {
         let Some(dir) = &self.dir else {
-            return Ok(SegmentFile {
-                buffered: File::open(MEMORY_DIR)?,
-                direct: None,
-                keeps: false,
-            });
+            return Ok(SegmentFile { buffered: File::open(MEMORY_DIR)?, direct: None, keeps: false });
         };
         let path = dir.join(layout::segment_name(id));
         let buffered = OpenOptions::new().write(true).create_new(true).open(&path)?;
@@ -62,11 +61,7 @@ impl Store {
             // What cannot be removed either is empty, and removed by the next recovery.
             let _ = fs::remove_file(&path);
         }
-        Ok(SegmentFile {
-            buffered,
-            direct: made?,
-            keeps: true,
-        })
+        Ok(SegmentFile { buffered, direct: made?, keeps: true })
     }
 
     fn path(&self, id: SegmentId) -> Option<PathBuf> {
@@ -145,11 +140,7 @@ impl SegmentFile {
         let Some(path) = store.path(id).filter(|_| self.keeps) else {
             return;
         };
-        let closed = if len == 0 {
-            remove_durably(&path)
-        } else {
-            cut(&self.buffered, len)
-        };
+        let closed = if len == 0 { remove_durably(&path) } else { cut(&self.buffered, len) };
         if let Err(err) = closed {
             eprintln!("ringest-server: {} was not closed cleanly: {err}", path.display());
         }

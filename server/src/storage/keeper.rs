@@ -49,20 +49,13 @@ impl Keeper {
     /// The system has no thread to give.
     pub fn spawn() -> io::Result<Keeper> {
         let (jobs, queue) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("keeper".into())
-            .spawn(move || keep(&queue))?;
-        Ok(Keeper {
-            jobs,
-            thread: Some(thread),
-        })
+        let thread = thread::Builder::new().name("keeper".into()).spawn(move || keep(&queue))?;
+        Ok(Keeper { jobs, thread: Some(thread) })
     }
 
     /// A way to ask it.
     pub fn handle(&self) -> KeeperHandle {
-        KeeperHandle {
-            jobs: self.jobs.clone(),
-        }
+        KeeperHandle { jobs: self.jobs.clone() }
     }
 }
 
@@ -99,13 +92,7 @@ impl KeeperHandle {
         done: impl FnOnce() + Send + 'static,
     ) {
         let done = Box::new(done);
-        self.ask(Job::Close {
-            store,
-            id,
-            file,
-            len,
-            done,
-        });
+        self.ask(Job::Close { store, id, file, len, done });
     }
 
     fn ask(&self, job: Job) {
@@ -119,13 +106,7 @@ fn keep(queue: &Receiver<Job>) {
     for job in queue {
         match job {
             Job::Open { store, id, len, reply } => reply(store.create(id, len)),
-            Job::Close {
-                store,
-                id,
-                file,
-                len,
-                done,
-            } => {
+            Job::Close { store, id, file, len, done } => {
                 file.close(&store, id, len);
                 done();
             }

@@ -1,0 +1,246 @@
+//! Brings a log directory that a crash left behind back to what is true: everything that does not count is cut off,
+//! everything that is damaged is copied aside, and what counts says where each producer stands.
+//!
+//! It adds nothing to a segment and never deletes a byte that could have been acknowledged. It can be killed at any
+//! moment and run again: it comes to the same end.
+
+use super::survey::{self, Progress, Rest, Segment};
+use super::{at_path, cut, layout, remove_durably, sync_dir};
+use ringest_ingest::{ProducerState, SegmentId, home_shard};
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// What a server starts from.
+#[derive(Debug)]
+pub struct Recovery {
+    /// One entry per shard, in order.
+    pub shards: Vec<ShardRecovery>,
+    /// What was found.
+    pub counts: Counts,
+    /// What somebody should know about, a sentence each.
+    pub oddities: Vec<String>,
+}
+
+/// What one shard starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardRecovery {
+    /// The first segment id that is free.
+    pub next_segment: SegmentId,
+    /// The producers that are at home here, the least recently used first.
+    pub producers: Vec<ProducerState>,
+}
+
+/// What was found in a log directory, and what became of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Segments that hold something.
+    pub segments: u64,
+    /// Records in them.
+    pub rows: u64,
+    /// Producers.
+    pub producers: u64,
+    /// Bytes cut off that were more than zeros.
+    pub truncated_bytes: u64,
+    /// Damaged ranges, those known from earlier included.
+    pub damaged_ranges: u64,
+}
+
+/// Recovers the directories of all shards that ever wrote here, for a server of that many shards.
+///
+/// # Errors
+/// Something cannot be read, cut or removed, so that it is not known what the server may promise. A full disk is no
+/// such thing.
+pub fn recover(log_dir: &Path, shards: u16) -> io::Result<Recovery> {
+    let mut recovery = Recovery {
+        shards: vec![ShardRecovery { next_segment: FIRST_SEGMENT, producers: Vec::new() }; usize::from(shards)],
+        counts: Counts::default(),
+        oddities: Vec::new(),
+    };
+    let mut producers = HashMap::new();
+    let dirs = layout::shard_dirs(log_dir).map_err(|err| at_path(err, "cannot read", log_dir))?;
+    for (shard, dir) in dirs {
+        let next_segment = next_segment(&dir)?;
+        if let Some(entry) = recovery.shards.get_mut(usize::from(shard.0)) {
+            entry.next_segment = next_segment;
+        }
+        remove_leftovers(&dir);
+        let survey = survey::survey(&dir)?;
+        for segment in &survey.segments {
+            if let Some(named) = segment.shard.filter(|&named| named != shard) {
+                let path = segment.path.display();
+                recovery.oddities.push(format!("{path}: written by shard {}, not by this one", named.0));
+            }
+        }
+        recovery.settle(&dir, &survey.segments)?;
+        for (name, progress) in survey.producers {
+            survey::advance(&mut producers, name, progress);
+        }
+    }
+    recovery.send_home(producers, shards);
+    Ok(recovery)
+}
+
+impl Recovery {
+    /// Makes the files say what the survey says.
+    fn settle(&mut self, dir: &Path, segments: &[Segment]) -> io::Result<()> {
+        // First what later segments know of earlier ones, because those that know it may have to go.
+        for segment in segments.iter().filter(|segment| segment.rest == Rest::Void) {
+            self.shorten(segment)?;
+        }
+        // Then from the newest back: once the gap is gone, nothing would tell that what lies behind it must not count.
+        for segment in segments.iter().rev() {
+            for range in &segment.damage {
+                self.counts.damaged_ranges += 1;
+                self.set_aside(dir, segment, range.clone(), "damaged, and skipped by every reader");
+            }
+            if let Rest::Unfinished { to } = segment.rest {
+                self.set_aside(dir, segment, segment.keep..to, "behind a write that was cut off, so cut off too");
+            }
+            if segment.is_empty() {
+                self.note_cut(segment, segment.len);
+                remove_durably(&segment.path).map_err(|err| at_path(err, "cannot remove", &segment.path))?;
+                continue;
+            }
+            self.counts.segments += 1;
+            self.counts.rows += segment.rows;
+            if segment.rest != Rest::Void {
+                self.shorten(segment)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn shorten(&mut self, segment: &Segment) -> io::Result<()> {
+        if segment.keep < segment.len {
+            self.note_cut(segment, segment.len - segment.keep);
+            let cut_short = || cut(&OpenOptions::new().write(true).open(&segment.path)?, segment.keep);
+            cut_short().map_err(|err| at_path(err, "cannot cut", &segment.path))?;
+        }
+        Ok(())
+    }
+
+    fn note_cut(&mut self, segment: &Segment, len: u64) {
+        let (path, keep) = (segment.path.display(), segment.keep);
+        match segment.rest {
+            Rest::Nothing | Rest::Zeros => {}
+            Rest::Torn => {
+                self.counts.truncated_bytes += len;
+                self.oddities.push(format!("{path}: a write was cut off; the file ends at byte {keep} now"));
+            }
+            Rest::Void => {
+                self.counts.truncated_bytes += len;
+                self.oddities.push(format!("{path}: failed at byte {keep}; what followed is in a later segment"));
+            }
+            // Told when it was set aside.
+            Rest::Unfinished { .. } => self.counts.truncated_bytes += len,
+        }
+    }
+
+    /// Copies a range of a segment to where it disturbs nobody. Where that fails it is told: what is damaged is still
+    /// in its segment, and what is behind a cut-off write was promised to nobody, so a full disk stops no server.
+    fn set_aside(&mut self, dir: &Path, segment: &Segment, range: Range<u64>, why: &str) {
+        let (from, to) = (range.start, range.end);
+        let name = format!("{:020}-{from}-{to}.bin", segment.id.0);
+        let told = match copy_aside(dir, &segment.path, range, &name) {
+            Ok(()) => format!("copied to {QUARANTINE}/{name}"),
+            Err(err) => format!("it could not be copied to {QUARANTINE}/{name}: {err}"),
+        };
+        self.oddities.push(format!("{}: bytes {from} to {to} are {why}; {told}", segment.path.display()));
+    }
+
+    /// Gives each producer to the shard that will speak for it.
+    fn send_home(&mut self, producers: HashMap<String, Progress>, shards: u16) {
+        self.counts.producers = producers.len() as u64;
+        let mut known: Vec<_> = producers.into_iter().collect();
+        known.sort_by(|(left, a), (right, b)| (a.last_seen, left).cmp(&(b.last_seen, right)));
+        for (producer, Progress { epoch, upto, .. }) in known {
+            let home = home_shard(&producer, shards);
+            if let Some(shard) = self.shards.get_mut(usize::from(home.0)) {
+                shard.producers.push(ProducerState { producer, epoch, last_seq: upto });
+            }
+        }
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { segments, rows, producers, truncated_bytes, damaged_ranges } = self;
+        write!(
+            f,
+            "{rows} records in {segments} segments of {producers} producers; \
+             {truncated_bytes} bytes of unfinished writes cut off, {damaged_ranges} damaged ranges"
+        )
+    }
+}
+
+/// The first id above all that were ever seen here, those of copies included.
+fn next_segment(dir: &Path) -> io::Result<SegmentId> {
+    let named = |err| at_path(err, "cannot read", dir);
+    let last = layout::segments(dir).map_err(named)?.last().map(|(id, _)| id.0);
+    let mut copied = None;
+    if let Ok(entries) = fs::read_dir(dir.join(QUARANTINE)) {
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.split_once('-')).and_then(|(id, _)| id.parse().ok());
+            copied = copied.max(id);
+        }
+    }
+    Ok(last.max(copied).map_or(FIRST_SEGMENT, |last| SegmentId(last + 1)))
+}
+
+fn copy_aside(dir: &Path, segment: &Path, range: Range<u64>, name: &str) -> io::Result<()> {
+    let quarantine = dir.join(QUARANTINE);
+    let path = quarantine.join(name);
+    if path.exists() {
+        return Ok(()); // It got its name only when it was complete.
+    }
+    if !quarantine.is_dir() {
+        fs::create_dir(&quarantine)?;
+        sync_dir(dir)?;
+    }
+    let unfinished = quarantine.join(format!("{name}{LEFTOVER_SUFFIX}"));
+    let copied = copy_range(segment, range, &unfinished).and_then(|()| fs::rename(&unfinished, &path));
+    if copied.is_err() {
+        let _ = fs::remove_file(&unfinished); // The next recovery tries again, in both respects.
+    }
+    copied?;
+    sync_dir(&quarantine)
+}
+
+fn copy_range(from: &Path, range: Range<u64>, to: &Path) -> io::Result<()> {
+    let source = File::open(from)?;
+    let mut copy = File::create(to)?;
+    let mut piece = vec![0; COPY_LEN.min((range.end - range.start) as usize)];
+    let mut at = range.start;
+    while at < range.end {
+        let len = piece.len().min((range.end - at) as usize);
+        source.read_exact_at(&mut piece[..len], at)?;
+        copy.write_all(&piece[..len])?;
+        at += len as u64;
+    }
+    copy.sync_all()
+}
+
+/// Copies that a crash cut off are made again, or not needed any more.
+fn remove_leftovers(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir.join(QUARANTINE)) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.to_str().is_some_and(|path| path.ends_with(LEFTOVER_SUFFIX)) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// The first segment of a shard that has none.
+const FIRST_SEGMENT: SegmentId = SegmentId(1);
+/// Beside a shard's segments: what was damaged in them.
+const QUARANTINE: &str = "quarantine";
+/// Ends the name of a copy that is not complete.
+const LEFTOVER_SUFFIX: &str = ".part";
+/// Bytes copied at once.
+const COPY_LEN: usize = 1 << 20;
