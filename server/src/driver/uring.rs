@@ -10,7 +10,7 @@
 
 use super::report;
 use crate::worker::{Files, Inbox, Letterbox, Message, Seat, Summary};
-use ringest_ingest::{Action, Block, Fault, SegmentId, SessionId, Shard, ShardId};
+use ringest_ingest::{Action, Block, SegmentId, SessionId, Shard, ShardId};
 use ringest_sys::net;
 use ringest_sys::ring::{Event, Lease, OpId, Ring, RingConfig};
 use std::collections::{HashMap, VecDeque};
@@ -54,6 +54,15 @@ struct Connection {
     receive: Option<OpId>,
     /// What the shard did not want yet, in order.
     held: VecDeque<Held>,
+    /// The peer has sent everything.
+    has_ended: bool,
+}
+
+impl Connection {
+    /// Whether it is to be read on.
+    fn is_idle(&self) -> bool {
+        self.receive.is_none() && self.held.is_empty() && !self.has_ended
+    }
 }
 
 enum Held {
@@ -231,6 +240,7 @@ impl Uring {
                 self.feed(id, now);
             }
             Ok(None) => {
+                connection.has_ended = true;
                 connection.held.push_back(Held::End);
                 self.feed(id, now);
             }
@@ -301,7 +311,7 @@ impl Uring {
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
         }
-        self.connections[slot] = Some(Connection { id, fd, receive, held });
+        self.connections[slot] = Some(Connection { id, fd, receive, held, has_ended: false });
         self.feed(id, now);
     }
 
@@ -464,10 +474,7 @@ impl Uring {
 
     /// Queues a session to be read on, if it should be.
     fn rearm(&mut self, id: SessionId) {
-        if let Some(connection) = self.connection(id)
-            && connection.receive.is_none()
-            && connection.held.is_empty()
-        {
+        if self.connection(id).is_some_and(|connection| connection.is_idle()) {
             self.unarmed.push_back(id);
         }
     }
@@ -484,7 +491,7 @@ impl Uring {
         {
             let Uring { connections, ring, .. } = self;
             let Some(connection) = connections.get_mut(id.slot()).and_then(Option::as_mut) else { continue };
-            if connection.id == id && connection.receive.is_none() && connection.held.is_empty() {
+            if connection.id == id && connection.is_idle() {
                 connection.receive = Some(ring.recv(connection.fd.as_fd(), id.token()));
                 budget -= 1;
             }
