@@ -1,4 +1,14 @@
 //! Load for a Ringest server, and the books to prove afterwards what became of it.
+//!
+//! One worker is one thread on one core with its own connections, schedule and histograms; nothing is shared while lines
+//! are sent. Lines come from a [`corpus`], their times from a [`schedule`]; a [`connection`] speaks plain or
+//! [`session`] mode over [`books`] that say what is under way; a [`run`] adds up what its [`worker`]s measured into a
+//! [`report`], and into a [`ledger`] that [`reconcile`] compares with what was stored, line by line.
+//!
+//! It shares with the server the bytes on the wire and the kernel's calls, and nothing that decides: it never imports what
+//! it measures. What it decides is decided without a socket, so that tests can cut and reorder; sockets and clocks are
+//! touched in `connection`, `worker` and `run` alone.
+
 pub mod books;
 pub mod cli;
 pub mod config;

@@ -66,6 +66,8 @@ pub struct Test {
     pub results: Results,
     /// What it cost.
     pub resources: Resources,
+    /// Whether the schedule was kept, and if not, whose fault that was.
+    pub validity: Validity,
     /// The conditions it had to meet.
     pub gates: Vec<Gate>,
     /// `pass`, `fail`, or `interrupted`.
@@ -191,6 +193,34 @@ pub struct Client {
     pub busy: f64,
 }
 
+/// Whether a measurement means what it says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Validity {
+    /// `ok`; `server_bound`: the server took no more, so its latencies are true and its rate was not reached;
+    /// `generator_bound`: the generator was too slow, so the latencies are partly its own; `host_noise`: something else
+    /// had the processor. The last two void a latency measurement.
+    pub verdict: String,
+    /// Lines sent late though a connection had room, out of those offered, 0 to 1.
+    pub late_ours: f64,
+    /// Lines sent late because no connection had room, out of those offered, 0 to 1.
+    pub late_blocked: f64,
+    /// Share of the time that workers could have run and had to wait for a processor, 0 to 1.
+    pub queued: f64,
+}
+
+impl Validity {
+    /// The verdict over what was counted. One line in a hundred may be late.
+    pub fn judge(late_ours: f64, late_blocked: f64, queued: f64, busy: f64) -> Validity {
+        let verdict = match () {
+            () if late_ours > LATE_SHARE_MAX && busy > BUSY_MIN && queued < QUEUED_MAX => "generator_bound",
+            () if late_ours > LATE_SHARE_MAX => "host_noise",
+            () if late_blocked > LATE_SHARE_MAX => "server_bound",
+            () => "ok",
+        };
+        Validity { verdict: verdict.into(), late_ours, late_blocked, queued }
+    }
+}
+
 /// A condition, and whether it was met.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gate {
@@ -266,6 +296,9 @@ impl fmt::Display for Test {
         let client = self.resources.client;
         let busy = client.busy * 100.0;
         write!(f, "  generator    {:>11.0} ns of processor per record, {busy:.0} % busy", client.cpu_ns_per_record)?;
+        let Validity { verdict, late_ours, late_blocked, .. } = &self.validity;
+        let (ours, blocked) = (late_ours * 100.0, late_blocked * 100.0);
+        write!(f, "\n  validity     {verdict}: {ours:.2} % late by our fault, {blocked:.2} % by the server's")?;
         for gate in &self.gates {
             let word = if gate.pass { "pass" } else { "FAIL" };
             write!(f, "\n  gate         {word} {}: {:.6} of at most {:.6}", gate.expr, gate.actual, gate.limit)?;
@@ -305,10 +338,26 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
+const LATE_SHARE_MAX: f64 = 0.01;
+/// A worker below this was not short of processor time: it was late because it was not woken, or not run.
+const BUSY_MIN: f64 = 0.85;
+const QUEUED_MAX: f64 = 0.02;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn lateness_is_blamed_on_who_caused_it() {
+        let verdict =
+            |late_ours, late_blocked, queued, busy| Validity::judge(late_ours, late_blocked, queued, busy).verdict;
+        assert_eq!(verdict(0.005, 0.005, 0.5, 0.99), "ok");
+        assert_eq!(verdict(0.0, 0.5, 0.0, 0.3), "server_bound");
+        assert_eq!(verdict(0.2, 0.5, 0.0, 0.99), "generator_bound");
+        assert_eq!(verdict(0.2, 0.5, 0.3, 0.99), "host_noise");
+        assert_eq!(verdict(0.2, 0.0, 0.0, 0.10), "host_noise");
+    }
 
     #[test]
     fn a_time_is_spelled_as_date_does() {

@@ -6,7 +6,7 @@ use crate::corpus::Corpus;
 use crate::latency::Latency;
 use crate::ledger::{Ledger, Mode};
 use crate::report::{Client, Gate, Rate, Report, Resources, Results, SCHEMA, System, Test, TestConfig, Tool};
-use crate::report::{Verification, span, utc};
+use crate::report::{Validity, Verification, span, utc};
 use crate::schedule::{Schedule, share};
 use crate::tally::Tally;
 use crate::worker::{Clock, Interval, Orders, Outcome, Task, Word, Worker};
@@ -72,6 +72,7 @@ struct Sum {
     complaints: Vec<String>,
     level: Option<String>,
     cpu_ns: u64,
+    queued_ns: u64,
     span_ns: u64,
 }
 
@@ -87,6 +88,7 @@ impl Sum {
         }
         self.level = self.level.take().or(outcome.level);
         self.cpu_ns += outcome.cpu_ns;
+        self.queued_ns += outcome.queued_ns;
         self.span_ns = self.span_ns.max(outcome.span_ns);
     }
 }
@@ -143,7 +145,10 @@ impl Crew {
         let mut working = config.workers;
         while working > 0 {
             if let Some(arrived) = signals.take() {
-                signal.get_or_insert(arrived);
+                if signal.replace(arrived).is_some() {
+                    // Asked twice: what has come so far has to do.
+                    break;
+                }
                 self.stop.store(true, Ordering::Relaxed);
             }
             match self.words.recv_timeout(LOOK_EVERY) {
@@ -185,10 +190,10 @@ impl Job {
         let number = self.task.worker;
         // Whoever listens may have given the run up; then there is nobody to tell.
         let say = |word| drop(outlet.send((number, word)));
-        if let Some(list) = &self.config.cpus {
-            if let Err(error) = cpu::pin_current(list.as_slice()[usize::from(number)]) {
-                return say(Word::Failed(error.to_string()));
-            }
+        if let Some(list) = &self.config.cpus
+            && let Err(error) = cpu::pin_current(list.as_slice()[usize::from(number)])
+        {
+            return say(Word::Failed(error.to_string()));
         }
         let worker = match Worker::connect(self.task, self.corpus, self.clock) {
             Ok(worker) => worker,
@@ -324,6 +329,7 @@ fn test(config: &Config, sum: &Sum, signal: Option<Signal>) -> Test {
         },
         results: results(config, sum),
         resources: Resources { client: client(config, sum) },
+        validity: validity(config, sum),
         gates,
         verdict: verdict.into(),
     }
@@ -365,12 +371,22 @@ fn results(config: &Config, sum: &Sum) -> Results {
 }
 
 fn client(config: &Config, sum: &Sum) -> Client {
-    let ratio = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
     Client {
         cpu_ns_per_record: ratio(sum.cpu_ns, sum.tally.offered),
         cpu_s: sum.cpu_ns as f64 / 1e9,
         busy: ratio(sum.cpu_ns, sum.span_ns * config.workers).min(1.0),
     }
+}
+
+fn validity(config: &Config, sum: &Sum) -> Validity {
+    let Client { busy, .. } = client(config, sum);
+    let queued = ratio(sum.queued_ns, sum.span_ns * config.workers).min(1.0);
+    let late = |lines| ratio(lines, sum.tally.offered);
+    Validity::judge(late(sum.tally.late_ours), late(sum.tally.late_blocked), queued, busy)
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 fn error_gate(tally: &Tally, limit: f64) -> Gate {

@@ -23,6 +23,10 @@ pub struct Tally {
     pub sends: u64,
     /// Connections opened, the first ones included.
     pub connects: u64,
+    /// Open loop: lines sent late though a connection had room when their time came.
+    pub late_ours: u64,
+    /// Open loop: lines sent late because no connection had room.
+    pub late_blocked: u64,
     /// `$nack` answers.
     pub nacks: u64,
     /// `$goaway` answers.
@@ -71,6 +75,8 @@ impl Tally {
         self.bytes += other.bytes;
         self.sends += other.sends;
         self.connects += other.connects;
+        self.late_ours += other.late_ours;
+        self.late_blocked += other.late_blocked;
         self.nacks += other.nacks;
         self.goaways += other.goaways;
         other.failures.iter().for_each(|(reason, count)| bump(&mut self.failures, reason, *count));

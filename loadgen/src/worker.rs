@@ -85,6 +85,8 @@ pub struct Outcome {
     pub level: Option<String>,
     /// Processor time of the worker's thread while it sent.
     pub cpu_ns: u64,
+    /// Time it could have run and had to wait for a processor.
+    pub queued_ns: u64,
     /// From the first line's turn to the last answer.
     pub span_ns: u64,
 }
@@ -131,6 +133,8 @@ pub struct Worker {
     over: usize,
     entries: Vec<Entry>,
     last_settled_ns: u64,
+    /// Open loop: since when lines are due that no connection has room for.
+    full_since_ns: Option<u64>,
 }
 
 /// What connections work with; lent to one at a time.
@@ -196,6 +200,7 @@ impl Worker {
             over: 0,
             entries: Vec::new(),
             last_settled_ns: 0,
+            full_since_ns: None,
             clock,
             task,
         };
@@ -224,10 +229,8 @@ impl Worker {
             self.task.lines = Some(self.task.lines.map_or(owed, |lines| lines.min(owed)));
             end_ns += self.task.drain_ns;
         }
-        while self.clock.now_ns() < start_ns {
-            thread::sleep(Duration::from_nanos(start_ns - self.clock.now_ns()));
-        }
-        let cpu_before = clock::thread_cpu();
+        thread::sleep(Duration::from_nanos(start_ns.saturating_sub(self.clock.now_ns())));
+        let (cpu_before, queued_before) = (clock::thread_cpu(), queued_ns());
         self.sending = true;
         self.everyone_is_eager();
 
@@ -238,10 +241,12 @@ impl Worker {
             let stopped = orders.stop.load(Ordering::Relaxed);
             if self.sending && (now_ns >= end_ns || self.is_all_assigned() || stopped) {
                 self.stop_sending(stopped);
-                give_up_ns = now_ns + self.task.drain_ns;
+                // Whoever presses Ctrl-C does not want to wait for long.
+                let patience_ns = if stopped { DRAIN_STOPPED_NS } else { u64::MAX };
+                give_up_ns = now_ns + self.task.drain_ns.min(patience_ns);
             }
             if now_ns >= give_up_ns {
-                if !self.connections.iter().any(Connection::is_reconnecting) {
+                if stopped || !self.connections.iter().any(Connection::is_reconnecting) {
                     break;
                 }
                 // Its own patience ends that; if it comes back, it has the whole time for its answers.
@@ -257,7 +262,8 @@ impl Worker {
             // Every connection is over, and lines are left.
             self.stop_sending(false);
         }
-        self.finish(clock::thread_cpu().saturating_sub(cpu_before))
+        let cpu = clock::thread_cpu().saturating_sub(cpu_before);
+        self.finish(cpu, queued_ns().saturating_sub(queued_before))
     }
 
     /// No more lines are assigned. What was owed and never sent has failed, unless somebody asked to stop. A closed
@@ -304,13 +310,10 @@ impl Worker {
         if let Some((timer_ns, _)) = self.timers.first() {
             at_ns = at_ns.min(*timer_ns);
         }
-        if let (true, Some(schedule), false) = (self.sending, self.kit.schedule, self.is_all_assigned()) {
-            let due_ns = schedule.at(self.next_slot);
-            // Late: every connection is blocked or full, and an event will say when one is not.
-            if due_ns > now_ns {
-                // A sleeping thread wakes late by about this much, so the rest is spun.
-                at_ns = at_ns.min(due_ns.saturating_sub(SPIN_NS));
-            }
+        // While no connection has room, an event says when one has; the schedule does not.
+        if let (true, false, Some(schedule)) = (self.sending, self.full_since_ns.is_some(), self.kit.schedule) {
+            // A sleeping thread wakes late by about this much, so the rest is spun.
+            at_ns = at_ns.min(schedule.at(self.next_slot).saturating_sub(SPIN_NS));
         }
         Duration::from_nanos(at_ns.saturating_sub(now_ns))
     }
@@ -382,8 +385,10 @@ impl Worker {
         let count = self.connections.len();
         let mut refused_in_a_row = 0;
         while refused_in_a_row < count {
-            let due = schedule.due(self.clock.now_ns()).saturating_sub(self.next_slot).min(self.lines_left());
+            let now_ns = self.clock.now_ns();
+            let due = schedule.due(now_ns).saturating_sub(self.next_slot).min(self.lines_left());
             if due == 0 {
+                self.full_since_ns = None;
                 return;
             }
             let at = self.rotation;
@@ -394,11 +399,29 @@ impl Worker {
                 continue;
             }
             refused_in_a_row = 0;
-            let fair = due.div_ceil(count as u64);
-            if let Err(fault) = self.send(at, fair.min(self.task.batch).min(room)) {
+            let lines = due.div_ceil(count as u64).min(self.task.batch).min(room);
+            self.note_late(schedule, lines, now_ns);
+            if let Err(fault) = self.send(at, lines) {
                 self.handle_fault(at, fault);
             }
         }
+        let now_ns = self.clock.now_ns();
+        self.full_since_ns.get_or_insert(now_ns);
+    }
+
+    /// Of the next `lines`, how many are late, and by whose fault: the server's, where no connection had room before
+    /// they were late, and otherwise ours or the machine's.
+    fn note_late(&mut self, schedule: &Schedule, lines: u64, now_ns: u64) {
+        let late_before = schedule.due(now_ns.saturating_sub(LATE_NS));
+        let late = late_before.saturating_sub(self.next_slot).min(lines);
+        if late == 0 {
+            return;
+        }
+        let late_when_full =
+            self.full_since_ns.map_or(u64::MAX, |since_ns| schedule.due(since_ns.saturating_sub(LATE_NS)));
+        let ours = late_when_full.saturating_sub(self.next_slot).min(late);
+        self.kit.tally.late_ours += ours;
+        self.kit.tally.late_blocked += late - ours;
     }
 
     fn send(&mut self, at: usize, lines: u64) -> Result<(), Fault> {
@@ -517,7 +540,7 @@ impl Worker {
         }
     }
 
-    fn finish(mut self, cpu: Duration) -> Outcome {
+    fn finish(mut self, cpu: Duration, queued_ns: u64) -> Outcome {
         for at in 0..self.connections.len() {
             self.retire(at);
         }
@@ -529,6 +552,7 @@ impl Worker {
             complaints: self.kit.complaints,
             level,
             cpu_ns: cpu.as_nanos() as u64,
+            queued_ns,
             span_ns: self.last_settled_ns.saturating_sub(self.start_ns),
         }
     }
@@ -552,9 +576,19 @@ impl Worker {
     }
 }
 
+/// How long this thread could have run and did not, because something else did: the second number of schedstat. 0 where
+/// the kernel does not count it.
+fn queued_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
 const RECEIVE_LEN: usize = 256 << 10;
 const INTERVAL_NS: u64 = 1_000_000_000;
 /// How often a quiet worker looks whether it should stop.
 const WAIT_MAX_NS: u64 = 50_000_000;
 const SPIN_NS: u64 = 60_000;
+/// A line that is sent this long after its time is late.
+const LATE_NS: u64 = 100_000;
+const DRAIN_STOPPED_NS: u64 = 1_000_000_000;
 const GREETING_NS: u64 = 5_000_000_000;

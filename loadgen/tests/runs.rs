@@ -128,6 +128,28 @@ fn an_open_loop_offers_exactly_what_its_schedule_says() {
 }
 
 #[test]
+fn an_open_loop_is_on_time_while_it_can_be() {
+    let server = Server::start(Script::default());
+    let (output, report) = run(&server, "-R 2000 -d 1s -c 2");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let slip = results(&report)["slip_us"]["p50"].as_f64().unwrap();
+    assert!(slip < 1000.0, "half of the lines are sent within {slip} us of their time");
+}
+
+#[test]
+fn lines_that_wait_for_the_server_are_late_by_its_fault_and_count_from_their_time() {
+    // One line at a time is under way, and each takes the server 50 ms: 20 lines per second of 200.
+    let script = Script { slow_ms: 50, window: 1, ..Script::default() };
+    let server = Server::start(script);
+    let (output, report) = run(&server, "-R 200 -d 500ms -c 1 --mode session");
+    assert_all_taken(&output, &report, 100);
+    assert_eq!(report["tests"][0]["validity"]["verdict"], "server_bound");
+    let (response, service) = (&results(&report)["response_us"]["p50"], &results(&report)["service_us"]["p50"]);
+    assert!(response.as_f64().unwrap() > 1_000_000.0, "the schedule does not wait for answers: {response}");
+    assert!(service.as_f64().unwrap() < 500_000.0, "{service}");
+}
+
+#[test]
 fn a_line_that_was_promised_and_not_stored_ends_in_code_5() {
     for mode in ["plain", "session"] {
         let script = Script { lose: Some(17), ..Script::default() };

@@ -23,6 +23,10 @@ pub(crate) struct Script {
     pub(crate) nack_at: Option<u64>,
     /// Stores this line of each producer, counted from 1, not at all, but acknowledges it.
     pub(crate) lose: Option<u64>,
+    /// Thinks that long about each line of a session.
+    pub(crate) slow_ms: u64,
+    /// The window it grants, where that is not 64.
+    pub(crate) window: u32,
     /// Answers nothing.
     pub(crate) mute: bool,
     /// How many lines between acknowledgements.
@@ -146,7 +150,14 @@ impl Server {
         let Ok(Control::Hello(hello)) = Control::parse(hello) else { panic!("a session begins with $hello") };
         let mut seq = *self.state.lock().unwrap().last_seq.entry(hello.producer.clone()).or_insert(0);
         let level = hello.ack.unwrap_or(AckLevel::Durable);
-        let welcome = Welcome { v: 1, known: seq > 0, last_seq: seq, max_line: 262_144, window: 64, ack: level };
+        let welcome = Welcome {
+            v: 1,
+            known: seq > 0,
+            last_seq: seq,
+            max_line: 262_144,
+            window: if script.window > 0 { script.window } else { 64 },
+            ack: level,
+        };
         say(&mut stream, &Answer::Welcome(welcome))?;
 
         let (mut totals, mut since, mut acked) = (Totals::default(), Ack::at(seq, level), seq);
@@ -185,6 +196,7 @@ impl Server {
                 say(&mut stream, &Answer::nack(seq + 1, Code::Overloaded, 20))?;
                 continue;
             }
+            thread::sleep(Duration::from_millis(script.slow_ms));
             (count, seq) = (count + 1, seq + 1);
             totals.received += 1;
             match judge(&line) {
