@@ -3,6 +3,12 @@
 //! Here are the files, the threads, the sockets and the clock that `ringest-ingest` does without; what is decided about
 //! a line is decided there.
 
+pub mod books;
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod driver;
+pub mod inspect;
+pub mod notice;
 pub mod storage;
 pub mod worker;

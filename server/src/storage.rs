@@ -13,15 +13,18 @@ pub mod survey;
 pub use keeper::{Keeper, KeeperHandle};
 pub use recovery::{Counts, Recovery, ShardRecovery, recover};
 
+use crate::notice;
 use ringest_ingest::{Block, Fault, SegmentId, ShardId};
 use ringest_sys::file;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::thread;
+use std::time::Duration;
 
 /// One shard's directory: where its segments are made.
 #[derive(Debug)]
@@ -142,7 +145,7 @@ impl SegmentFile {
         };
         let closed = if len == 0 { remove_durably(&path) } else { cut(&self.buffered, len) };
         if let Err(err) = closed {
-            eprintln!("ringest-server: {} was not closed cleanly: {err}", path.display());
+            notice!("{} was not closed cleanly: {err}", path.display());
         }
     }
 }
@@ -160,6 +163,13 @@ pub fn fault(error: &io::Error) -> Fault {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::Full,
         _ => Fault::Broken,
     }
+}
+
+/// Whether a server writes in this log directory now.
+pub fn is_served(log_dir: &Path) -> bool {
+    // Asks for a share of the lock, and gives it back with the file.
+    File::open(log_dir.join(LOCK_NAME))
+        .is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// The right to write in a log directory, held by one process at a time; dying lets go of it.
@@ -182,8 +192,11 @@ impl DirLock {
             .truncate(false)
             .open(&path)
             .map_err(|err| at_path(err, "cannot write in the log directory: cannot open", &path))?;
-        if file::lock_exclusive(&lock).map_err(|err| at_path(err, "cannot lock", &path))? {
-            return Ok(DirLock { _file: lock });
+        for _ in 0..LOCK_TRIES {
+            if file::lock_exclusive(&lock).map_err(|err| at_path(err, "cannot lock", &path))? {
+                return Ok(DirLock { _file: lock });
+            }
+            thread::sleep(LOCK_PAUSE);
         }
         let message = format!(
             "another server already writes in {}; stop it, or give this one another LOG_DIR",
@@ -205,7 +218,7 @@ fn allocate(file: &File, len: u64) -> io::Result<()> {
     static SAID: Once = Once::new();
     match file::allocate(file, len) {
         Err(err) if err.kind() == io::ErrorKind::Unsupported => {
-            SAID.call_once(|| eprintln!("ringest-server: {err}: a full disk will show while a block is written"));
+            SAID.call_once(|| notice!("{err}: a full disk will show while a block is written"));
             file.set_len(len)
         }
         done => done,
@@ -252,5 +265,8 @@ fn at_path(err: io::Error, what: &str, path: &Path) -> io::Error {
 
 /// Its lock says who writes here; the file itself is empty and stays.
 const LOCK_NAME: &str = ".lock";
+/// Whoever asks [`is_served`] has the lock for a moment, and must not keep a server from starting.
+const LOCK_TRIES: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// A directory of a filesystem in memory: a sync of it succeeds and costs nothing.
 const MEMORY_DIR: &str = "/dev";

@@ -56,11 +56,7 @@ pub struct Counts {
 /// Something cannot be read, cut or removed, so that it is not known what the server may promise. A full disk is no
 /// such thing.
 pub fn recover(log_dir: &Path, shards: u16) -> io::Result<Recovery> {
-    let mut recovery = Recovery {
-        shards: vec![ShardRecovery { next_segment: FIRST_SEGMENT, producers: Vec::new() }; usize::from(shards)],
-        counts: Counts::default(),
-        oddities: Vec::new(),
-    };
+    let mut recovery = Recovery::empty(shards);
     let mut producers = HashMap::new();
     let dirs = layout::shard_dirs(log_dir).map_err(|err| at_path(err, "cannot read", log_dir))?;
     for (shard, dir) in dirs {
@@ -86,6 +82,15 @@ pub fn recover(log_dir: &Path, shards: u16) -> io::Result<Recovery> {
 }
 
 impl Recovery {
+    /// What a server starts from that keeps nothing.
+    pub fn empty(shards: u16) -> Recovery {
+        Recovery {
+            shards: vec![ShardRecovery { next_segment: FIRST_SEGMENT, producers: Vec::new() }; usize::from(shards)],
+            counts: Counts::default(),
+            oddities: Vec::new(),
+        }
+    }
+
     /// Makes the files say what the survey says.
     fn settle(&mut self, dir: &Path, segments: &[Segment]) -> io::Result<()> {
         // First what later segments know of earlier ones, because those that know it may have to go.
@@ -102,7 +107,9 @@ impl Recovery {
                 self.set_aside(dir, segment, segment.keep..to, "behind a write that was cut off, so cut off too");
             }
             if segment.is_empty() {
-                self.note_cut(segment, segment.len);
+                if segment.rest != Rest::Void {
+                    self.note_cut(segment, segment.len);
+                }
                 remove_durably(&segment.path).map_err(|err| at_path(err, "cannot remove", &segment.path))?;
                 continue;
             }

@@ -96,7 +96,10 @@ pub fn survey(shard_dir: &Path) -> io::Result<Survey> {
     let mut bytes = Vec::new();
     let mut blocks_behind = 0;
     for (id, path) in layout::segments(shard_dir)?.into_iter().rev() {
-        let len = read_segment(&path, &mut bytes)?;
+        let len = match read_segment(&path, &mut bytes) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => continue, // A running server had no use for it.
+            read => read?,
+        };
         let void = voids.get(&id).copied().filter(|&void| void < len);
         let counted = &bytes[..void.unwrap_or(len) as usize];
 
@@ -121,6 +124,16 @@ pub fn survey(shard_dir: &Path) -> io::Result<Survey> {
     survey.fold();
     survey.segments.reverse();
     Ok(survey)
+}
+
+/// Reads one segment by itself. What other segments say of it is not known.
+///
+/// # Errors
+/// As [`survey`].
+pub fn survey_file(id: SegmentId, path: PathBuf) -> io::Result<Segment> {
+    let mut bytes = Vec::new();
+    read_segment(&path, &mut bytes)?;
+    Ok(walk(id, path, &bytes).0)
 }
 
 /// Reads a segment file into `bytes`; its length.

@@ -1,0 +1,108 @@
+//! What the workers counted, as lines to read: where every line that came in has gone.
+
+use crate::worker::Summary;
+use ringest_wire::Code;
+use std::fmt;
+
+/// The books of a whole server.
+#[derive(Debug)]
+pub struct Books<'a> {
+    summaries: &'a [Summary],
+}
+
+/// One line of the books.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Entry {
+    received: u64,
+    stored: u64,
+    filtered: u64,
+    duplicate: u64,
+    rejected: [u64; Code::COUNT],
+    in_flight: u64,
+}
+
+impl<'a> Books<'a> {
+    /// Those of these workers.
+    pub fn new(summaries: &'a [Summary]) -> Books<'a> {
+        Books { summaries }
+    }
+
+    /// Whether every line that was received is accounted for.
+    pub fn close(&self) -> bool {
+        self.summaries.iter().all(|summary| summary.tally.closes_with(summary.in_flight))
+    }
+}
+
+impl fmt::Display for Books<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut total = Entry::default();
+        for summary in self.summaries {
+            let entry = Entry::of(summary);
+            total.add(&entry);
+            writeln!(f, "shard {}: {entry}; {}; {}", summary.shard, summary.setup, summary.counters)?;
+        }
+        let verdict = if self.close() { "the books close" } else { "THE BOOKS DO NOT CLOSE" };
+        write!(f, "total: {total}; {verdict}")
+    }
+}
+
+impl Entry {
+    fn of(summary: &Summary) -> Entry {
+        let tally = &summary.tally;
+        Entry {
+            received: tally.received,
+            stored: tally.stored,
+            filtered: tally.filtered,
+            duplicate: tally.duplicate,
+            rejected: tally.rejected,
+            in_flight: summary.in_flight,
+        }
+    }
+
+    fn add(&mut self, other: &Entry) {
+        self.received += other.received;
+        self.stored += other.stored;
+        self.filtered += other.filtered;
+        self.duplicate += other.duplicate;
+        self.in_flight += other.in_flight;
+        for (mine, theirs) in self.rejected.iter_mut().zip(other.rejected) {
+            *mine += theirs;
+        }
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Entry { received, stored, filtered, duplicate, rejected, in_flight } = self;
+        let refused: u64 = rejected.iter().sum();
+        write!(f, "received {received} = stored {stored} + filtered {filtered} + duplicate {duplicate}")?;
+        write!(f, " + rejected {refused}")?;
+        let mut comma = " (";
+        for code in Code::ALL {
+            if rejected[code as usize] > 0 {
+                write!(f, "{comma}{code} {}", rejected[code as usize])?;
+                comma = ", ";
+            }
+        }
+        write!(f, "{} + in flight {in_flight}", if refused > 0 { ")" } else { "" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_books_names_only_the_codes_that_occurred() {
+        let mut entry = Entry { received: 12, stored: 5, filtered: 1, duplicate: 1, in_flight: 2, ..Entry::default() };
+        let sum = "received 12 = stored 5 + filtered 1 + duplicate 1 + rejected";
+        assert_eq!(entry.to_string(), format!("{sum} 0 + in flight 2"));
+        entry.rejected[Code::BadJson as usize] = 2;
+        entry.rejected[Code::LineTooLong as usize] = 1;
+        assert_eq!(entry.to_string(), format!("{sum} 3 (bad_json 2, line_too_long 1) + in flight 2"));
+        let mut total = Entry::default();
+        total.add(&entry);
+        total.add(&entry);
+        assert_eq!((total.received, total.rejected[Code::BadJson as usize]), (24, 4));
+    }
+}

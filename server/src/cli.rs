@@ -1,0 +1,126 @@
+//! What was typed: flags and environment variables. What they mean is [`crate::config`]'s.
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args as Group, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Takes log records over TCP, one JSON object per line, and acknowledges them once they are safe.
+///
+/// A flag beats its environment variable, which beats the default. Exit codes: 0 drained, 1 could not run or had to
+/// leave something undone, 2 usage, 130/143 ended at once by a second signal.
+#[derive(Debug, Parser)]
+#[command(name = "ringest-server", version, max_term_width = 120)]
+pub struct Cli {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to serve.
+    #[command(flatten)]
+    pub serve: Args,
+}
+
+/// What to do with what was stored. Nothing is changed, and a server may be running.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Says of each segment what it holds and what state it is in.
+    Inspect(Stored),
+    /// Checks every byte; exit code 1, and a line for each finding, if one of them does not prove itself.
+    Verify(Stored),
+    /// Prints the records, and nothing else.
+    Cat(Stored),
+}
+
+/// Where segments are.
+#[derive(Debug, Group)]
+pub struct Stored {
+    /// A log directory, the directory of one shard, or one segment file.
+    #[arg(value_name = "DIR")]
+    pub path: PathBuf,
+}
+
+/// How to serve.
+#[derive(Debug, Group)]
+pub struct Args {
+    /// Address to listen on; anything wider than loopback is asked for here.
+    #[arg(long, env = "SERVER_HOST", value_name = "HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0 lets the kernel choose.
+    #[arg(long, env = "SERVER_PORT", value_name = "PORT", default_value_t = 9000)]
+    pub port: u16,
+    /// Directory of the segments.
+    #[arg(long, env = "LOG_DIR", value_name = "DIR", default_value = "./logs")]
+    pub log_dir: PathBuf,
+    /// Whether records are stored; without it they are checked, counted and dropped.
+    #[arg(long, env = "ENABLE_PERSISTENCE", value_name = "BOOL", default_value = "true",
+          value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    pub persistence: bool,
+    /// What an acknowledgement promises: none, accepted, written or durable [default: durable].
+    #[arg(long, env = "ACK", value_name = "LEVEL")]
+    pub ack: Option<String>,
+    /// Records below this level are acknowledged and not stored: TRACE, DEBUG, INFO, WARNING, ERROR or CRITICAL.
+    #[arg(long, env = "MIN_LOG_LEVEL", value_name = "LEVEL", default_value = "DEBUG")]
+    pub min_level: String,
+    /// A batch with this many records is written as soon as a write may start.
+    #[arg(long, env = "BATCH_SIZE", value_name = "RECORDS", default_value_t = 500)]
+    pub batch_size: u32,
+    /// A batch this old is written as soon as a write may start.
+    #[arg(long, env = "BATCH_FLUSH_MS", value_name = "MS", default_value_t = 100)]
+    pub batch_flush_ms: u64,
+    /// Longest line, in bytes, without its ending.
+    #[arg(long, env = "MAX_LINE", value_name = "BYTES", default_value_t = 256 << 10)]
+    pub max_line: usize,
+    /// Size of a segment file.
+    #[arg(long, env = "SEGMENT_MIB", value_name = "MIB", default_value_t = 128)]
+    pub segment_mib: u64,
+    /// Kernel interface: uring, epoll, or auto for uring where it works.
+    #[arg(long, env = "BACKEND", value_name = "NAME", default_value = "auto")]
+    pub backend: String,
+    /// Number of shards [default: one per core that may be used].
+    #[arg(long, env = "SHARDS", value_name = "N")]
+    pub shards: Option<u16>,
+    /// Cores to pin the shards to, like 0-3,8 [default: those that may be used].
+    #[arg(long = "cpus", env = "CPU_LIST", value_name = "LIST")]
+    pub cpu_list: Option<String>,
+    /// Leaves it to the scheduler where the shards run.
+    #[arg(long, env = "NO_PIN", value_parser = BoolishValueParser::new())]
+    pub no_pin: bool,
+    /// Bytes of a receive buffer; each shard has 64 of them.
+    #[arg(long, env = "BUFFER_SIZE", value_name = "BYTES", default_value_t = 64 << 10)]
+    pub buffer_size: usize,
+    /// How long a stop may take before what is left is given up: 10s, 500ms, 2m.
+    #[arg(long, env = "DRAIN_DEADLINE", value_name = "TIME", default_value = "10s")]
+    pub drain_deadline: String,
+    /// File to write the bound address and the process id to once connections are taken; removed at the end.
+    #[arg(long, env = "READY_FILE", value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// Prints what all of this comes to, as JSON, and ends.
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_that_configures_has_an_environment_variable() {
+        for arg in Cli::command().get_arguments() {
+            let name = arg.get_id().as_str();
+            let is_action = ["print_config", "help", "version"].contains(&name);
+            assert_eq!(arg.get_env().is_none(), is_action, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_command_needs_no_flags_and_a_server_no_command() {
+        assert!(Cli::try_parse_from(["ringest-server"]).unwrap().command.is_none());
+        let cli = Cli::try_parse_from(["ringest-server", "cat", "logs"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Cat(Stored { path })) if path.as_os_str() == "logs"));
+    }
+}

@@ -1,0 +1,136 @@
+//! `ringest-server`: the life of a server, from its arguments to its exit code.
+
+use clap::Parser;
+use ringest_ingest::{ShardConfig, ShardId};
+use ringest_server::books::Books;
+use ringest_server::cli::{Cli, Command};
+use ringest_server::config::{Config, Machine};
+use ringest_server::control::{self, Control, ReadyFile};
+use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
+use ringest_server::worker::{self, WorkerPlan};
+use ringest_server::{inspect, notice};
+use ringest_sys::net;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{self, ExitCode};
+use std::sync::Arc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.command {
+        Some(Command::Inspect(stored)) => inspect::inspect(&stored.path),
+        Some(Command::Verify(stored)) => inspect::verify(&stored.path),
+        Some(Command::Cat(stored)) => inspect::cat(&stored.path),
+        None => match Machine::here().and_then(|machine| Config::resolve(&cli.serve, &machine)) {
+            Ok(config) if cli.serve.print_config => print(&config),
+            Ok(config) => serve(&config),
+            Err(refusal) => {
+                notice!("{refusal}");
+                return ExitCode::from(USAGE);
+            }
+        },
+    };
+    done.unwrap_or_else(|err| {
+        notice!("{err}");
+        ExitCode::FAILURE
+    })
+}
+
+fn print(config: &Config) -> io::Result<ExitCode> {
+    println!("{:#}", config.to_json());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(config: &Config) -> io::Result<ExitCode> {
+    config.notices.iter().for_each(|sentence| notice!("{sentence}"));
+    let shards = u16::try_from(config.cpus.len()).expect("the number of shards is bounded");
+    let (_lock, recovery) = match &config.log_dir {
+        Some(dir) => (Some(DirLock::take(dir)?), storage::recover(dir, shards)?),
+        None => (None, Recovery::empty(shards)),
+    };
+    recovery.oddities.iter().for_each(|sentence| notice!("{sentence}"));
+    notice!("recovered {}", recovery.counts);
+
+    let listeners = net::listen_sharded(config.listen, BACKLOG, config.cpus.len())?;
+    let bound = listeners[0].local_addr()?;
+    let keeper = Keeper::spawn()?;
+    let control = Control::new()?;
+    let workers = worker::spawn_all(plans(config, recovery, listeners, &keeper)?, control.ended())?;
+    let ready = config.ready_file.clone().map(|path| ReadyFile::write(path, bound)).transpose()?;
+    notice!("{}", ready_line(config, bound));
+
+    let cause = control.wait();
+    drop(ready); // From here on no connection is taken.
+    notice!("draining, {}", cause);
+    let outcome = control.drain(workers, cause, config.drain_deadline);
+    if let Some(signal) = outcome.impatience {
+        notice!("asked twice: ending at once");
+        process::exit(control::exit_code(signal).into());
+    }
+    outcome.failures.iter().for_each(|sentence| notice!("{sentence}"));
+    let books = Books::new(&outcome.summaries);
+    books.to_string().lines().for_each(|line| notice!("{line}"));
+    let is_clean = outcome.is_clean() && books.close();
+    if is_clean {
+        drop(keeper);
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Not by returning: the keeper may be waiting for the same disk as a worker that does not end.
+    process::exit(1)
+}
+
+fn plans(
+    config: &Config,
+    recovery: Recovery,
+    listeners: Vec<TcpListener>,
+    keeper: &Keeper,
+) -> io::Result<Vec<WorkerPlan>> {
+    let shards = u16::try_from(config.cpus.len()).expect("the number of shards is bounded");
+    let mut plans = Vec::new();
+    for (((number, recovered), listener), &cpu) in (0..).zip(recovery.shards).zip(listeners).zip(&config.cpus) {
+        let shard = ShardId(number);
+        let store = match &config.log_dir {
+            Some(dir) => Store::open(dir, shard)?,
+            None => Store::nowhere(),
+        };
+        plans.push(WorkerPlan {
+            shard: ShardConfig {
+                shard,
+                shards,
+                ack: config.ack,
+                min_level: config.min_level,
+                first_segment: recovered.next_segment,
+                producers: recovered.producers,
+                limits: config.limits.clone(),
+            },
+            cpu,
+            listener,
+            backend: config.backend,
+            store: Arc::new(store),
+            keeper: keeper.handle(),
+            buffer_len: config.buffer_len,
+        });
+    }
+    Ok(plans)
+}
+
+fn ready_line(config: &Config, bound: SocketAddr) -> String {
+    let shards = config.cpus.len();
+    let cpus: Vec<String> = config.cpus.iter().flatten().map(usize::to_string).collect();
+    let place = if cpus.is_empty() { "not pinned".into() } else { format!("on cpus {}", cpus.join(",")) };
+    let logs = match &config.log_dir {
+        Some(dir) => format!("logs in {}", dir.display()),
+        None => "nothing is stored".into(),
+    };
+    format!(
+        "listening on {bound}, backend {}, {shards} shard{} {place}, ack {}, {logs}",
+        config.backend.as_str(),
+        if shards == 1 { "" } else { "s" },
+        config.ack
+    )
+}
+
+/// Exit code of a command line that makes no sense.
+const USAGE: u8 = 2;
+/// Connections that may wait to be accepted, per shard; the kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
