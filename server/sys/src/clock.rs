@@ -21,10 +21,7 @@ fn read(clock: libc::clockid_t) -> Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a timespec of our own that lives through the call.
     let outcome = unsafe { libc::clock_gettime(clock, &mut now) };
-    assert_eq!(
-        outcome, 0,
-        "both processor-time clocks exist on every Linux since 2.6.12"
-    );
+    assert_eq!(outcome, 0, "both processor-time clocks exist on every Linux since 2.6.12");
     // Neither part is ever negative: the clocks start at zero.
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }

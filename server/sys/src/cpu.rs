@@ -32,10 +32,7 @@ impl CpuList {
     /// Refuses the list if it names a processor that `allowed` does not.
     pub fn check_within(&self, allowed: &CpuList) -> Result<(), CpuError> {
         match self.cpus.iter().find(|cpu| allowed.cpus.binary_search(cpu).is_err()) {
-            Some(&cpu) => Err(CpuError::NotAllowed {
-                cpu,
-                allowed: allowed.clone(),
-            }),
+            Some(&cpu) => Err(CpuError::NotAllowed { cpu, allowed: allowed.clone() }),
             None => Ok(()),
         }
     }
@@ -48,11 +45,7 @@ pub fn allowed() -> Result<CpuList, CpuError> {
     let ids = core_affinity::get_core_ids().ok_or_else(|| CpuError::Unreadable(io::Error::last_os_error()))?;
     let mut cpus: Vec<usize> = ids.into_iter().map(|core| core.id).collect();
     cpus.sort_unstable();
-    if cpus.is_empty() {
-        Err(CpuError::Empty)
-    } else {
-        Ok(CpuList { cpus })
-    }
+    if cpus.is_empty() { Err(CpuError::Empty) } else { Ok(CpuList { cpus }) }
 }
 
 /// Binds the calling thread to one processor, and asks the kernel whether that is so.
@@ -62,17 +55,10 @@ pub fn pin_current(cpu: usize) -> Result<(), CpuError> {
         return Err(CpuError::TooLarge { part: cpu.to_string() });
     }
     if !core_affinity::set_for_current(CoreId { id: cpu }) {
-        return Err(CpuError::Refused {
-            cpu,
-            cause: io::Error::last_os_error(),
-        });
+        return Err(CpuError::Refused { cpu, cause: io::Error::last_os_error() });
     }
     let now = allowed()?;
-    if now.cpus == [cpu] {
-        Ok(())
-    } else {
-        Err(CpuError::Moved { cpu, now })
-    }
+    if now.cpus == [cpu] { Ok(()) } else { Err(CpuError::Moved { cpu, now }) }
 }
 
 impl FromStr for CpuList {
@@ -175,18 +161,11 @@ impl fmt::Display for CpuError {
         match self {
             CpuError::Empty => write!(f, "the processor list is empty; write it like 0-3,8"),
             CpuError::NotANumber { part } => {
-                write!(
-                    f,
-                    "`{part}` is not a processor or a range of processors; write the list like 0-3,8"
-                )
+                write!(f, "`{part}` is not a processor or a range of processors; write the list like 0-3,8")
             }
             CpuError::Backwards { part } => write!(f, "the processor range `{part}` ends before it begins"),
             CpuError::TooLarge { part } => {
-                write!(
-                    f,
-                    "`{part}` names a processor above {}, the highest a mask can hold",
-                    CPU_COUNT_MAX - 1
-                )
+                write!(f, "`{part}` names a processor above {}, the highest a mask can hold", CPU_COUNT_MAX - 1)
             }
             CpuError::NotAllowed { cpu, allowed } => {
                 write!(f, "processor {cpu} is not open to this process; it may use {allowed}")
@@ -194,10 +173,7 @@ impl fmt::Display for CpuError {
             CpuError::Unreadable(cause) => write!(f, "the kernel does not say which processors are allowed: {cause}"),
             CpuError::Refused { cpu, cause } => write!(f, "the thread cannot be pinned to processor {cpu}: {cause}"),
             CpuError::Moved { cpu, now } => {
-                write!(
-                    f,
-                    "the thread was pinned to processor {cpu}, but the kernel lets it run on {now}"
-                )
+                write!(f, "the thread was pinned to processor {cpu}, but the kernel lets it run on {now}")
             }
         }
     }
@@ -232,24 +208,14 @@ mod tests {
         assert_eq!(parse("1023").unwrap().as_slice(), [1023]);
         assert_eq!(parse("0-1023").unwrap().len(), 1024);
         assert!(parse("1024").unwrap_err().to_string().contains("`1024`"));
-        assert!(
-            parse("0-18446744073709551616")
-                .unwrap_err()
-                .to_string()
-                .contains("1023")
-        );
+        assert!(parse("0-18446744073709551616").unwrap_err().to_string().contains("1023"));
     }
 
     #[test]
     fn a_bad_list_is_refused_by_the_name_of_its_bad_part() {
-        for (typed, bad) in [
-            ("0,x", "`x`"),
-            ("0-", "`0-`"),
-            ("1,,2", "``"),
-            ("3-1", "`3-1`"),
-            ("+1", "`+1`"),
-            ("-1", "`-1`"),
-        ] {
+        for (typed, bad) in
+            [("0,x", "`x`"), ("0-", "`0-`"), ("1,,2", "``"), ("3-1", "`3-1`"), ("+1", "`+1`"), ("-1", "`-1`")]
+        {
             let message = parse(typed).unwrap_err().to_string();
             assert!(message.contains(bad), "{typed}: {message}");
         }

@@ -91,10 +91,7 @@ mod tests {
         std::fs::write(&path, b"x").unwrap();
         let read_only = File::open(&path).unwrap();
         assert_eq!(allocate(&read_only, 1).unwrap_err().raw_os_error(), Some(libc::EBADF));
-        assert_eq!(
-            allocate(&read_only, u64::MAX).unwrap_err().raw_os_error(),
-            Some(libc::EFBIG)
-        );
+        assert_eq!(allocate(&read_only, u64::MAX).unwrap_err().raw_os_error(), Some(libc::EFBIG));
     }
 
     #[test]
@@ -108,10 +105,7 @@ mod tests {
             let err = file.write_at(b"not a block", 0).unwrap_err();
             assert_eq!(err.raw_os_error(), Some(libc::EINVAL));
         }
-        assert_eq!(
-            open_direct(&dir.path().join("missing")).unwrap_err().kind(),
-            io::ErrorKind::NotFound
-        );
+        assert_eq!(open_direct(&dir.path().join("missing")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -64,8 +64,7 @@ pub fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
 /// Who is at the other end.
 pub fn peer_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     let addr = SockRef::from(&fd).peer_addr()?;
-    addr.as_socket()
-        .ok_or_else(|| io::Error::other("the peer has no internet address"))
+    addr.as_socket().ok_or_else(|| io::Error::other("the peer has no internet address"))
 }
 
 /// Makes the close a reset: what was not sent is dropped, and the port does not linger in TIME_WAIT.
@@ -84,10 +83,7 @@ fn bind_sharded(
     // is no moment in which another process could come in between.
     bind(&first, addr)?;
     first.set_reuse_port(true)?;
-    let addr = first
-        .local_addr()?
-        .as_socket()
-        .expect("it was bound to an internet address");
+    let addr = first.local_addr()?.as_socket().expect("it was bound to an internet address");
 
     let mut sockets = vec![first];
     for _ in 1..shard_count {
@@ -160,10 +156,8 @@ mod tests {
         assert!(listeners.iter().all(|listener| listener.local_addr().unwrap() == addr));
 
         let clients: Vec<_> = (0..128).map(|_| connect(addr).unwrap()).collect();
-        let accepted: Vec<usize> = listeners
-            .iter()
-            .map(|listener| std::iter::from_fn(|| accept(listener.as_fd()).ok()).count())
-            .collect();
+        let accepted: Vec<usize> =
+            listeners.iter().map(|listener| std::iter::from_fn(|| accept(listener.as_fd()).ok()).count()).collect();
         assert_eq!(accepted.iter().sum::<usize>(), clients.len());
         // The chance that a fair hash leaves one of four empty is 4 * (3/4)^128: one in 10^15.
         assert!(accepted.iter().all(|&count| count > 0), "dealt {accepted:?}");
@@ -176,11 +170,7 @@ mod tests {
         for addr in [sharing[0].local_addr().unwrap(), selfish.local_addr().unwrap()] {
             let err = listen_sharded(addr, 16, 2).unwrap_err();
             assert_eq!(err.kind(), io::ErrorKind::AddrInUse);
-            assert!(
-                err.to_string()
-                    .contains(&format!("{addr}: another process already listens")),
-                "{err}"
-            );
+            assert!(err.to_string().contains(&format!("{addr}: another process already listens")), "{err}");
         }
     }
 
@@ -228,9 +218,6 @@ mod tests {
         drop(client);
         let err = until_ready(|| recv(server.as_fd(), &mut [0])).unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::ConnectionReset);
-        assert_eq!(
-            send(server.as_fd(), b"x").unwrap_err().kind(),
-            io::ErrorKind::BrokenPipe
-        );
+        assert_eq!(send(server.as_fd(), b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

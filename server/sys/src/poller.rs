@@ -49,34 +49,19 @@ enum Clock {
 
 impl Interest {
     /// Reading only.
-    pub const READ: Interest = Interest {
-        read: true,
-        write: false,
-    };
+    pub const READ: Interest = Interest { read: true, write: false };
     /// Writing only.
-    pub const WRITE: Interest = Interest {
-        read: false,
-        write: true,
-    };
+    pub const WRITE: Interest = Interest { read: false, write: true };
     /// Both.
-    pub const BOTH: Interest = Interest {
-        read: true,
-        write: true,
-    };
+    pub const BOTH: Interest = Interest { read: true, write: true };
     /// Neither: hang-ups and errors only.
-    pub const NONE: Interest = Interest {
-        read: false,
-        write: false,
-    };
+    pub const NONE: Interest = Interest { read: false, write: false };
 }
 
 impl Poller {
     /// An empty set that reports at most `events_max` descriptors in one turn.
     pub fn with_capacity(events_max: usize) -> io::Result<Poller> {
-        assert!(
-            (1..=i32::MAX as usize).contains(&events_max),
-            "a turn reports at least one descriptor"
-        );
+        assert!((1..=i32::MAX as usize).contains(&events_max), "a turn reports at least one descriptor");
         // SAFETY: epoll_create1 takes one integer.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
@@ -84,11 +69,7 @@ impl Poller {
         }
         // SAFETY: the kernel has just made this descriptor for us and nobody else knows its number.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Poller {
-            epoll,
-            raw: Vec::with_capacity(events_max),
-            clock: Clock::Fine,
-        })
+        Ok(Poller { epoll, raw: Vec::with_capacity(events_max), clock: Clock::Fine })
     }
 
     /// An empty set that reports at most 1024 descriptors in one turn.
@@ -136,11 +117,7 @@ impl Poller {
     }
 
     fn poll(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
-        let (epoll, events, room) = (
-            self.epoll.as_raw_fd(),
-            self.raw.as_mut_ptr(),
-            self.raw.capacity() as libc::c_int,
-        );
+        let (epoll, events, room) = (self.epoll.as_raw_fd(), self.raw.as_mut_ptr(), self.raw.capacity() as libc::c_int);
         let count = match self.clock {
             Clock::Fine => {
                 let timespec = timeout.map(timespec);
@@ -160,17 +137,10 @@ impl Poller {
     }
 
     fn control(&self, operation: libc::c_int, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events: interest.bits(),
-            u64: token,
-        };
+        let mut event = libc::epoll_event { events: interest.bits(), u64: token };
         // SAFETY: `event` lives through the call; the kernel copies it and keeps no address.
         let outcome = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd.as_raw_fd(), &mut event) };
-        if outcome == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -196,10 +166,7 @@ fn readiness(event: &libc::epoll_event) -> Readiness {
 
 fn timespec(duration: Duration) -> libc::timespec {
     let tv_sec = libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX);
-    libc::timespec {
-        tv_sec,
-        tv_nsec: libc::c_long::from(duration.subsec_nanos() as i32),
-    }
+    libc::timespec { tv_sec, tv_nsec: libc::c_long::from(duration.subsec_nanos() as i32) }
 }
 
 /// Rounded up: rounded down, a wait for the last half millisecond would spin.
@@ -232,12 +199,7 @@ mod tests {
         assert_eq!(ready(&mut poller, NOW), []);
 
         theirs.write_all(b"x").unwrap();
-        let expected = [Readiness {
-            token: 7,
-            readable: true,
-            writable: false,
-            hangup: false,
-        }];
+        let expected = [Readiness { token: 7, readable: true, writable: false, hangup: false }];
         assert_eq!(ready(&mut poller, None), expected);
         assert_eq!(ready(&mut poller, None), expected, "level-triggered: told again");
 
@@ -251,12 +213,7 @@ mod tests {
         let mut poller = Poller::new().unwrap();
         poller.add(ours.as_fd(), 1, Interest::READ).unwrap();
         poller.modify(ours.as_fd(), 2, Interest::BOTH).unwrap();
-        let expected = [Readiness {
-            token: 2,
-            readable: false,
-            writable: true,
-            hangup: false,
-        }];
+        let expected = [Readiness { token: 2, readable: false, writable: true, hangup: false }];
         assert_eq!(ready(&mut poller, None), expected);
         poller.remove(ours.as_fd()).unwrap();
         assert_eq!(ready(&mut poller, NOW), []);
@@ -269,25 +226,9 @@ mod tests {
         let mut poller = Poller::new().unwrap();
         poller.add(ours.as_fd(), 1, Interest::READ).unwrap();
         theirs.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(
-            ready(&mut poller, None),
-            [Readiness {
-                token: 1,
-                readable: true,
-                writable: false,
-                hangup: false
-            }]
-        );
+        assert_eq!(ready(&mut poller, None), [Readiness { token: 1, readable: true, writable: false, hangup: false }]);
         drop(theirs);
-        assert_eq!(
-            ready(&mut poller, None),
-            [Readiness {
-                token: 1,
-                readable: true,
-                writable: false,
-                hangup: true
-            }]
-        );
+        assert_eq!(ready(&mut poller, None), [Readiness { token: 1, readable: true, writable: false, hangup: true }]);
     }
 
     #[test]

@@ -105,7 +105,8 @@ const CQ_ENTRIES_MIN: u32 = 4096;
 impl Ring {
     /// A ring for the calling thread, which must be pinned by then: the kernel's workers inherit its processors.
     ///
-    /// Fails as the system call does; [`probe`] turns that into an explanation.
+    /// Fails as the system call does; [`probe`] turns that into an explanation. Panics on a config that breaks its own
+    /// rules.
     pub fn new(config: RingConfig) -> io::Result<Ring> {
         // Bytes received cannot overflow the queue: each completion holds a buffer until it is taken. What else is in
         // flight at once is mostly sends; the kernel keeps what does not fit, at a price, and it shows in the stats.
@@ -119,9 +120,7 @@ impl Ring {
         let (ring, setup) = setup::build(config.entries, cq_entries)?;
         let queues = Queues::new(ring);
         bufs.register(queues.submitter())?;
-        queues
-            .submitter()
-            .register_iowq_max_workers(&mut [BLOCKING_WORKERS_MAX, UNBOUNDED_WORKERS_MAX])?;
+        queues.submitter().register_iowq_max_workers(&mut [BLOCKING_WORKERS_MAX, UNBOUNDED_WORKERS_MAX])?;
         Ok(Ring {
             queues,
             flights: Flights::default(),
@@ -151,17 +150,15 @@ impl Ring {
 
     /// Accepts connections until it is cancelled or fails: one [`Event::Accepted`] each.
     pub fn accept(&mut self, listener: BorrowedFd<'_>, token: u64) -> OpId {
-        let entry = opcode::AcceptMulti::new(raw(listener))
-            .flags(libc::SOCK_CLOEXEC)
-            .build();
-        self.start_without_memory(Op::Accept, token, entry)
+        let entry = opcode::AcceptMulti::new(raw(listener)).flags(libc::SOCK_CLOEXEC).build();
+        self.start_plain(Op::Accept, token, entry)
     }
 
     /// Receives until the stream ends, the buffers run out or it is cancelled: [`Event::Received`] or
     /// [`Event::Starved`].
     pub fn recv(&mut self, fd: BorrowedFd<'_>, token: u64) -> OpId {
         let entry = opcode::RecvMulti::new(raw(fd), buf_ring::GROUP).build();
-        self.start_without_memory(Op::Recv, token, entry)
+        self.start_plain(Op::Recv, token, entry)
     }
 
     /// As [`recv`](Ring::recv), but it ends by itself once `credit` bytes have come, rounded up to whole buffers; the
@@ -170,12 +167,8 @@ impl Ring {
     pub fn recv_up_to(&mut self, fd: BorrowedFd<'_>, token: u64, credit: u32) -> OpId {
         assert!(credit > 0, "no credit means no end to the kernel");
         let entry = opcode::RecvMulti::new(raw(fd), buf_ring::GROUP).build();
-        let entry = if credit::is_kept() {
-            credit::limited(entry, credit)
-        } else {
-            entry
-        };
-        self.start_without_memory(Op::Recv, token, entry)
+        let limit = if credit::is_kept() { credit::limited } else { |entry, _| entry };
+        self.start_plain(Op::Recv, token, limit(entry, credit))
     }
 
     /// Whether [`recv_up_to`](Ring::recv_up_to) ends at its credit here: from kernel 6.17 on. The first call in a
@@ -188,55 +181,39 @@ impl Ring {
     /// waiting again, or the next time may not show.
     pub fn watch(&mut self, fd: BorrowedFd<'_>, token: u64) -> OpId {
         let entry = opcode::PollAdd::new(raw(fd), libc::POLLIN as u32).multi(true).build();
-        self.start_without_memory(Op::Watch, token, entry)
+        self.start_plain(Op::Watch, token, entry)
     }
 
     /// Sends the whole buffer: [`Event::Sent`]. Have one at a time in flight per connection; the kernel does not keep
     /// several in order.
     pub fn send(&mut self, fd: BorrowedFd<'_>, token: u64, buf: Vec<u8>) -> OpId {
         let len = kernel_len(buf.len());
-        let entry = opcode::Send::new(raw(fd), buf.as_ptr(), len)
-            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
-            .build();
-        self.start(
-            Flight {
-                op: Op::Send,
-                token,
-                buf,
-            },
-            entry,
-        )
+        let entry = opcode::Send::new(raw(fd), buf.as_ptr(), len).flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL).build();
+        self.start(Op::Send, token, buf, entry)
     }
 
     /// Writes a part of the buffer to `offset` in a file: [`Event::Written`]. The range is for writes that must be
     /// aligned in memory, which a `Vec` is not.
     pub fn write(&mut self, fd: BorrowedFd<'_>, token: u64, buf: Vec<u8>, range: Range<usize>, offset: u64) -> OpId {
         let bytes = &buf[range];
-        let entry = opcode::Write::new(raw(fd), bytes.as_ptr(), kernel_len(bytes.len()))
-            .offset(offset)
-            .build();
-        self.start(
-            Flight {
-                op: Op::Write,
-                token,
-                buf,
-            },
-            entry,
-        )
+        let entry = opcode::Write::new(raw(fd), bytes.as_ptr(), kernel_len(bytes.len())).offset(offset).build();
+        self.start(Op::Write, token, buf, entry)
     }
 
     /// Makes what has been written durable: [`Event::Synced`]. It covers the writes that have completed by now, not
     /// those in flight.
     pub fn fdatasync(&mut self, fd: BorrowedFd<'_>, token: u64) -> OpId {
         let entry = opcode::Fsync::new(raw(fd)).flags(FsyncFlags::DATASYNC).build();
-        self.start_without_memory(Op::Sync, token, entry)
+        self.start_plain(Op::Sync, token, entry)
     }
 
     /// Asks for an operation to end soon. It still ends with an event of its own, which may be a success that was
     /// faster. One that has ended already is left alone.
     pub fn cancel(&mut self, id: OpId) {
         if self.flights.get(id).is_some() {
-            let entry = opcode::AsyncCancel::new(id.user_data()).build().user_data(CANCELLATION);
+            // A success says nothing that the operation's own end does not; without a completion it wakes nobody.
+            let entry = opcode::AsyncCancel::new(id.user_data()).build().flags(squeue::Flags::SKIP_SUCCESS);
+            let entry = entry.user_data(CANCELLATION);
             // SAFETY: a cancellation names no memory.
             unsafe { self.queues.push(entry) };
         }
@@ -251,17 +228,13 @@ impl Ring {
     /// Submits what was started and waits until there is something to tell or the time is up; without a timeout, for
     /// ever. Returns at once if the last turn left events behind.
     ///
-    /// An interrupted wait is an empty one. An error is one of the ring itself, such as `EBADF`, and is final.
+    /// A signal, or a cancellation that came too late, can end it early with nothing to tell. An error is one of the ring itself, such as `EBADF`, and is final.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         loop {
             self.bufs.publish();
             self.queues.fill();
             let told_all = self.batch.is_empty() && !self.queues.is_overfull();
-            let outcome = if told_all {
-                self.queues.enter(1, timeout)
-            } else {
-                self.queues.enter(0, None)
-            };
+            let outcome = if told_all { self.queues.enter(1, timeout) } else { self.queues.enter(0, None) };
             self.stats.enters += 1;
             self.collect();
             match outcome {
@@ -278,10 +251,7 @@ impl Ring {
     }
 
     /// The next thing that happened, until the turn is told.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "the ring is used between two events, so it cannot be borrowed"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "the ring is used between two events, so it cannot be borrowed")]
     pub fn next(&mut self) -> Option<Event> {
         loop {
             let completion = self.batch.pop_front()?;
@@ -322,23 +292,18 @@ impl Ring {
         self.free_buffers
     }
 
-    fn start(&mut self, flight: Flight, entry: squeue::Entry) -> OpId {
-        let id = self.flights.start(flight);
-        // SAFETY: the entry points into the buffer of the flight or to nothing. The buffer is neither moved, freed nor
-        // lent until the flight lands, which is after its last completion; if it is never reaped, `drop` leaks it.
-        unsafe { self.queues.push(entry.user_data(id.user_data())) };
-        id
+    /// Starts an operation that works on no memory of ours.
+    fn start_plain(&mut self, op: Op, token: u64, entry: squeue::Entry) -> OpId {
+        self.start(op, token, Vec::new(), entry)
     }
 
-    fn start_without_memory(&mut self, op: Op, token: u64, entry: squeue::Entry) -> OpId {
-        self.start(
-            Flight {
-                op,
-                token,
-                buf: Vec::new(),
-            },
-            entry,
-        )
+    /// Starts an operation; what memory the entry points to is in `buf`.
+    fn start(&mut self, op: Op, token: u64, buf: Vec<u8>, entry: squeue::Entry) -> OpId {
+        let id = self.flights.start(Flight { op, token, buf });
+        // SAFETY: the entry points into the heap block of `buf` or to nothing. The block is neither moved, freed nor
+        // lent until the flight lands, which is after its last completion; if that never comes, `drop` leaks it.
+        unsafe { self.queues.push(entry.user_data(id.user_data())) };
+        id
     }
 
     /// Takes the completions into the batch, all before any is acted upon: the kernel gets its room back early.
@@ -348,9 +313,7 @@ impl Ring {
         self.queues.complete(&mut self.batch);
         let fresh = self.batch.range(told..);
         self.stats.completions += fresh.len() as u64;
-        self.free_buffers -= fresh
-            .filter(|completion| cqueue::buffer_select(completion.flags()).is_some())
-            .count();
+        self.free_buffers -= fresh.filter(|completion| cqueue::buffer_select(completion.flags()).is_some()).count();
     }
 }
 
@@ -367,10 +330,7 @@ fn kernel_len(len: usize) -> u32 {
 /// Waits that end without an event and are no fault: the time is up, a signal came, or the kernel wants its
 /// completions taken before it gives more.
 fn is_a_turn(err: &io::Error) -> bool {
-    matches!(
-        err.raw_os_error(),
-        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
-    )
+    matches!(err.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
 #[cfg(test)]

@@ -37,10 +37,7 @@ impl Signals {
     pub fn new() -> io::Result<Signals> {
         let (arrivals, handler_end) = UnixStream::pair()?;
         arrivals.set_nonblocking(true)?;
-        let mut signals = Signals {
-            arrivals,
-            handlers: Vec::with_capacity(Signal::ALL.len()),
-        };
+        let mut signals = Signals { arrivals, handlers: Vec::with_capacity(Signal::ALL.len()) };
         for signal in Signal::ALL {
             signals.handlers.push(note_arrivals(signal, handler_end.try_clone()?)?);
         }
@@ -72,24 +69,14 @@ impl Signals {
 
     fn sleep(&self, left: Option<Duration>) -> io::Result<()> {
         // Rounded up: rounded down, the last millisecond would be a busy loop.
-        let left_ms = left.map_or(-1, |left| {
-            i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
-        });
-        let mut entry = libc::pollfd {
-            fd: self.arrivals.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let left_ms = left.map_or(-1, |left| i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));
+        let mut entry = libc::pollfd { fd: self.arrivals.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: `entry` is one pollfd of our own that lives through the call.
         if unsafe { libc::poll(&mut entry, 1, left_ms) } >= 0 {
             return Ok(());
         }
         let err = io::Error::last_os_error();
-        if err.kind() == io::ErrorKind::Interrupted {
-            Ok(())
-        } else {
-            Err(err)
-        }
+        if err.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(err) }
     }
 }
 

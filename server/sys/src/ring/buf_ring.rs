@@ -33,16 +33,13 @@ const _: () = assert!(size_of::<AtomicU16>() == size_of::<u16>() && align_of::<A
 pub struct Lease {
     /// Which buffer ring: another one would find a buffer of its own under this number.
     home: u64,
-    bid: u16,
+    pub(super) bid: u16,
     len: u32,
 }
 
 impl Lease {
     /// How many bytes were received.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "an empty receive is the end of the stream and no lease"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "an empty receive is the end of the stream and no lease")]
     pub fn len(&self) -> usize {
         self.len as usize
     }
@@ -64,14 +61,8 @@ pub(super) struct BufRing {
 impl BufRing {
     /// `count` buffers, a power of two, of `stride` bytes each, slack included; all given to the kernel.
     pub(super) fn new(count: usize, stride: usize) -> io::Result<BufRing> {
-        assert!(
-            count.is_power_of_two() && count <= COUNT_MAX,
-            "{count} buffers: not a power of two up to {COUNT_MAX}"
-        );
-        assert!(
-            stride > SLACK && u32::try_from(stride).is_ok(),
-            "{stride} bytes per buffer: no room beside the slack"
-        );
+        assert!(count.is_power_of_two() && count <= COUNT_MAX, "{count} buffers: not a power of two up to {COUNT_MAX}");
+        assert!(stride > SLACK && u32::try_from(stride).is_ok(), "{stride} bytes per buffer: no room beside the slack");
         // Counts the rings of the process; any thread may add, and the order means nothing.
         static HOMES: AtomicU64 = AtomicU64::new(0);
         let mut ring = BufRing {
@@ -107,15 +98,8 @@ impl BufRing {
     /// completion yet: the buffer is no longer the kernel's, and nobody else's.
     pub(super) unsafe fn lease(&self, bid: u16, len: u32) -> Lease {
         assert!(usize::from(bid) < self.count, "the kernel names a buffer it was given");
-        assert!(
-            len as usize <= self.stride - SLACK,
-            "the kernel fills no more than it was given"
-        );
-        Lease {
-            home: self.home,
-            bid,
-            len,
-        }
+        assert!(len as usize <= self.stride - SLACK, "the kernel fills no more than it was given");
+        Lease { home: self.home, bid, len }
     }
 
     pub(super) fn lent(&self, lease: &Lease) -> &[u8] {

@@ -40,25 +40,12 @@ pub(super) fn is_kept() -> bool {
 
 /// A kernel that does not know the field refuses it, because it has to be zero there.
 fn receive_limited() -> io::Result<bool> {
-    let mut ring = Ring::new(RingConfig {
-        entries: 8,
-        buf_count: 8,
-        buf_len: 4096,
-    })?;
+    let mut ring = Ring::new(RingConfig { entries: 8, buf_count: 8, buf_len: 4096 })?;
     let (ours, mut theirs) = UnixStream::pair()?;
     theirs.write_all(b"x")?;
     let receive = opcode::RecvMulti::new(raw(ours.as_fd()), buf_ring::GROUP).build();
-    ring.start_without_memory(Op::Recv, 0, limited(receive, 1));
+    ring.start_plain(Op::Recv, 0, limited(receive, 1));
     ring.wait(Some(Duration::from_secs(1)))?;
-    let ended = |event| {
-        matches!(
-            event,
-            Event::Received {
-                result: Ok(Some(_)),
-                more: false,
-                ..
-            }
-        )
-    };
-    Ok(ring.next().is_some_and(ended))
+    let Some(Event::Received { result, more, .. }) = ring.next() else { return Ok(false) };
+    Ok(result?.is_some() && !more)
 }

@@ -86,41 +86,22 @@ impl Ring {
         Some(match op {
             Op::Accept => {
                 self.stats.multishots_ended += u64::from(result.is_ok() && !more);
-                Event::Accepted {
-                    token,
-                    result: result.map(take_fd),
-                    more,
-                }
+                Event::Accepted { token, result: result.map(take_fd), more }
             }
             Op::Recv => self.received(token, result, bid, more),
             Op::Watch => Event::Ready { token, more },
             Op::Send => {
-                let sent_all = result.and_then(|sent| {
-                    if sent as usize == buf.len() {
-                        Ok(())
-                    } else {
-                        Err(cut_short())
-                    }
-                });
-                Event::Sent {
-                    token,
-                    buf,
-                    result: sent_all,
-                }
+                let sent_all =
+                    result.and_then(|sent| if sent as usize == buf.len() { Ok(()) } else { Err(cut_short()) });
+                Event::Sent { token, buf, result: sent_all }
             }
-            Op::Write => Event::Written {
-                token,
-                buf,
-                result: result.map(|written| written as usize),
-            },
-            Op::Sync => Event::Synced {
-                token,
-                result: result.map(drop),
-            },
+            Op::Write => Event::Written { token, buf, result: result.map(|written| written as usize) },
+            Op::Sync => Event::Synced { token, result: result.map(drop) },
         })
     }
 
-    fn received(&mut self, token: u64, result: io::Result<u32>, bid: Option<u16>, more: bool) -> Event {
+    /// A receive's event. It is called once per completion, in the order they came.
+    pub(super) fn received(&mut self, token: u64, result: io::Result<u32>, bid: Option<u16>, more: bool) -> Event {
         let len = *result.as_ref().unwrap_or(&0);
         assert!(len == 0 || bid.is_some(), "received bytes come in a buffer");
         // SAFETY: the buffer is named by the completion in hand, and every completion passes here once.
@@ -128,11 +109,7 @@ impl Ring {
         match (result, lease) {
             (Ok(1..), Some(lease)) => {
                 self.stats.multishots_ended += u64::from(!more);
-                Event::Received {
-                    token,
-                    result: Ok(Some(lease)),
-                    more,
-                }
+                Event::Received { token, result: Ok(Some(lease)), more }
             }
             (other, lease) => {
                 // The end of the stream and errors can come with a buffer, which nobody else would give back.
@@ -150,11 +127,7 @@ impl Ring {
                 self.stats.enobufs += 1;
                 Event::Starved { token }
             }
-            other => Event::Received {
-                token,
-                result: other.map(|_| None),
-                more,
-            },
+            other => Event::Received { token, result: other.map(|_| None), more },
         }
     }
 }

@@ -53,10 +53,7 @@ impl OpId {
 
     /// Of a completion. Any number is taken: one that names no flight finds none.
     pub(super) fn from_user_data(user_data: u64) -> OpId {
-        OpId {
-            slot: user_data as u32,
-            generation: (user_data >> 32) as u32,
-        }
+        OpId { slot: user_data as u32, generation: (user_data >> 32) as u32 }
     }
 }
 
@@ -70,19 +67,12 @@ impl Flights {
         let entry = &mut self.slots[slot as usize];
         debug_assert!(entry.flight.is_none(), "a vacant slot has no tenant");
         entry.flight = Some(flight);
-        OpId {
-            slot,
-            generation: entry.generation,
-        }
+        OpId { slot, generation: entry.generation }
     }
 
     pub(super) fn get(&self, id: OpId) -> Option<&Flight> {
         let entry = self.slots.get(id.slot as usize)?;
-        if entry.generation == id.generation {
-            entry.flight.as_ref()
-        } else {
-            None
-        }
+        if entry.generation == id.generation { entry.flight.as_ref() } else { None }
     }
 
     /// Takes a flight out after its last completion, and not before: its buffer is the caller's from here on.
@@ -100,10 +90,7 @@ impl Flights {
     fn new_slot(&mut self) -> u32 {
         // The last number stays unused: with it, `user_data` would be that of a cancellation.
         let slot = u32::try_from(self.slots.len()).ok().filter(|&slot| slot < u32::MAX);
-        self.slots.push(Slot {
-            generation: 0,
-            flight: None,
-        });
+        self.slots.push(Slot { generation: 0, flight: None });
         slot.expect("four billion operations do not fit into memory")
     }
 }
@@ -113,11 +100,7 @@ mod tests {
     use super::*;
 
     fn flight(token: u64) -> Flight {
-        Flight {
-            op: Op::Sync,
-            token,
-            buf: Vec::new(),
-        }
+        Flight { op: Op::Sync, token, buf: Vec::new() }
     }
 
     #[test]
@@ -134,10 +117,7 @@ mod tests {
 
     #[test]
     fn a_name_survives_the_kernel() {
-        let id = OpId {
-            slot: u32::MAX - 1,
-            generation: u32::MAX,
-        };
+        let id = OpId { slot: u32::MAX - 1, generation: u32::MAX };
         assert_eq!(OpId::from_user_data(id.user_data()), id);
     }
 

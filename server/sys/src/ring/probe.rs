@@ -41,11 +41,7 @@ fn receive_one_byte() -> io::Result<bool> {
     // Far beyond what a loaded machine needs for one byte.
     const PATIENCE: Duration = Duration::from_secs(2);
 
-    let mut ring = Ring::new(RingConfig {
-        entries: 8,
-        buf_count: 8,
-        buf_len: 4096,
-    })?;
+    let mut ring = Ring::new(RingConfig { entries: 8, buf_count: 8, buf_len: 4096 })?;
     let (ours, mut theirs) = UnixStream::pair()?;
     theirs.write_all(&[BYTE])?;
     ring.recv(ours.as_fd(), 0);
@@ -129,16 +125,8 @@ mod tests {
     fn each_refusal_names_its_errno_and_what_to_do() {
         for (errno, sysctl, words) in [
             (libc::EPERM, 0, ["EPERM", "seccomp"]),
-            (
-                libc::EPERM,
-                1,
-                ["kernel.io_uring_disabled is 1", "kernel.io_uring_group"],
-            ),
-            (
-                libc::EPERM,
-                2,
-                ["kernel.io_uring_disabled is 2", "kernel.io_uring_disabled=0"],
-            ),
+            (libc::EPERM, 1, ["kernel.io_uring_disabled is 1", "kernel.io_uring_group"]),
+            (libc::EPERM, 2, ["kernel.io_uring_disabled is 2", "kernel.io_uring_disabled=0"]),
             (libc::EACCES, 0, ["EPERM", "seccomp"]),
             (libc::ENOSYS, 0, ["ENOSYS", "built without io_uring"]),
             (libc::EINVAL, 0, ["EINVAL", "6.0 or newer"]),
@@ -146,10 +134,7 @@ mod tests {
             (libc::EMFILE, 0, ["self-test", "Too many open files"]),
         ] {
             let sentence = Unavailable::from_error(io::Error::from_raw_os_error(errno), sysctl).to_string();
-            assert!(
-                words.iter().all(|word| sentence.contains(word)),
-                "errno {errno}: {sentence}"
-            );
+            assert!(words.iter().all(|word| sentence.contains(word)), "errno {errno}: {sentence}");
         }
     }
 

@@ -44,12 +44,7 @@ impl Queues {
         // It saves a lookup per enter. A kernel before 5.18 refuses, and so does a thread with 16 rings; all works
         // without.
         let _refused = split.submitter.register_ring_fd();
-        Queues {
-            split: ManuallyDrop::new(split),
-            ring,
-            queued: VecDeque::new(),
-            enter_flags,
-        }
+        Queues { split: ManuallyDrop::new(split), ring, queued: VecDeque::new(), enter_flags }
     }
 
     pub(super) fn submitter(&self) -> &Submitter<'static> {
@@ -113,9 +108,7 @@ impl Queues {
 
     /// Cancels everything the kernel has taken, and waits for that.
     pub(super) fn cancel_all(&self, timeout: Duration) -> io::Result<()> {
-        self.split
-            .submitter
-            .register_sync_cancel(Some(timeout.into()), CancelBuilder::any().all())
+        self.split.submitter.register_sync_cancel(Some(timeout.into()), CancelBuilder::any().all())
     }
 
     /// Completions the kernel had no room for; it keeps them, slowly, until there is.

@@ -52,10 +52,7 @@ pub(super) fn build(sq_entries: u32, cq_entries: u32) -> io::Result<(IoUring, Se
 fn defer(ring: &mut Builder) {
     // SUBMIT_ALL: one operation that fails at once does not hold back those queued behind it. TASKRUN_FLAG: the kernel
     // says when deferred work is waiting.
-    ring.setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .setup_submit_all();
+    ring.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
 }
 
 impl fmt::Display for Setup {

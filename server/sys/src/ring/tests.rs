@@ -8,11 +8,7 @@ use io_uring::IoUring;
 
 use super::*;
 
-const SMALL: RingConfig = RingConfig {
-    entries: 4,
-    buf_count: 4,
-    buf_len: 4096,
-};
+const SMALL: RingConfig = RingConfig { entries: 4, buf_count: 4, buf_len: 4096 };
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[test]
@@ -34,20 +30,13 @@ fn completions_the_kernel_has_no_room_for_are_late_and_not_lost() {
         ring.wait(Some(LIMIT)).unwrap();
         while let Some(event) = ring.next() {
             match event {
-                Event::Received {
-                    token,
-                    result: Ok(None),
-                    more: false,
-                } => ended[token as usize] += 1,
+                Event::Received { token, result: Ok(None), more: false } => ended[token as usize] += 1,
                 other => panic!("{other:?}"),
             }
         }
     }
     assert!(ended.iter().all(|&times| times == 1), "an end was told twice");
-    assert!(
-        ring.stats().cq_overflows > 0,
-        "the queue was never too small, so nothing was tested"
-    );
+    assert!(ring.stats().cq_overflows > 0, "the queue was never too small, so nothing was tested");
     assert_eq!((ring.in_flight(), ring.free_buffers()), (0, 4));
 }
 
@@ -79,14 +68,30 @@ fn a_completion_of_a_flight_that_has_landed_is_not_delivered() {
 }
 
 #[test]
+fn an_error_that_comes_with_a_buffer_does_not_cost_it() {
+    let mut ring = Ring::new(SMALL).unwrap();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    ring.recv(ours.as_fd(), 1);
+    theirs.write_all(b"x").unwrap();
+    ring.wait(Some(LIMIT)).unwrap();
+    let Some(Event::Received { result: Ok(Some(lease)), .. }) = ring.next() else { panic!("no bytes") };
+    assert_eq!(ring.free_buffers(), 3);
+    // As a completion would tell it that failed after it had picked this buffer. The lease is not used again.
+    for (result, bid) in [(outcome_of_reset(), Some(lease.bid)), (outcome_of_reset(), None)] {
+        assert!(matches!(ring.received(1, result, bid, false), Event::Received { result: Err(_), .. }));
+        assert_eq!(ring.free_buffers(), 4);
+    }
+}
+
+fn outcome_of_reset() -> io::Result<u32> {
+    Err(io::Error::from_raw_os_error(libc::ECONNRESET))
+}
+
+#[test]
 fn memory_is_given_up_rather_than_freed_when_the_kernel_does_not_let_go() {
     let mut ring = Ring::new(SMALL).unwrap();
     // A flight the kernel never heard of stands for one that it never finishes.
-    let stuck = ring.flights.start(Flight {
-        op: Op::Send,
-        token: 1,
-        buf: vec![7; 1000],
-    });
+    let stuck = ring.flights.start(Flight { op: Op::Send, token: 1, buf: vec![7; 1000] });
     assert!(!ring.reap(Duration::from_millis(50)));
     assert!(ring.flights.get(stuck).is_some());
     // Otherwise the drop would wait for its own, longer limit.
