@@ -10,12 +10,7 @@ use std::arch::x86_64::{
 /// To be called only where the CPU has these features.
 #[target_feature(enable = "avx2,popcnt")]
 pub(crate) fn index(block: &[u8], slots: &mut [u32]) -> Found {
-    flatten::index(
-        block,
-        slots,
-        |chunk| classify(chunk),
-        |bits, base, slots| flatten(bits, base, slots),
-    )
+    flatten::index(block, slots, |chunk| classify(chunk), |bits, base, slots| flatten(bits, base, slots))
 }
 
 #[inline]

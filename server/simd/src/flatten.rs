@@ -50,9 +50,7 @@ pub(crate) fn index(
     for chunks in [whole, &last] {
         for chunk in chunks {
             let bits = classify(chunk);
-            let slots = slots[len..]
-                .first_chunk_mut()
-                .expect("a slot for every byte, and SLACK");
+            let slots = slots[len..].first_chunk_mut().expect("a slot for every byte, and SLACK");
             flatten(bits.wanted, base, slots);
             len += bits.wanted.count_ones() as usize;
             high |= bits.high;

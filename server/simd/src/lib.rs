@@ -25,6 +25,9 @@ pub struct BlockIndex {
     engine: Engine,
 }
 
+/// How many offsets that lead nowhere stand behind the last one.
+pub const GUARDS: usize = 4;
+
 /// Which instructions do the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Engine {
@@ -32,10 +35,7 @@ enum Engine {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Sse2,
-    #[cfg_attr(
-        target_arch = "x86_64",
-        allow(dead_code, reason = "x86_64 always has SSE2; the tests use it")
-    )]
+    #[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "x86_64 always has SSE2; the tests use it"))]
     Scalar,
 }
 
@@ -48,11 +48,7 @@ impl BlockIndex {
     /// An index that takes blocks of up to `block_len` bytes without allocating. The memory is touched only as far as
     /// it is used.
     pub fn with_capacity(block_len: usize) -> BlockIndex {
-        BlockIndex {
-            slots: vec![0; block_len + SLACK],
-            found: Found::NOTHING,
-            engine: Engine::detect(),
-        }
+        BlockIndex { slots: vec![0; block_len + SLACK], found: Found::NOTHING, engine: Engine::detect() }
     }
 
     /// Indexes `block`, and forgets the one before.
@@ -73,12 +69,19 @@ impl BlockIndex {
             Engine::Sse2 => unsafe { sse2::index(block, &mut self.slots) },
             Engine::Scalar => scalar::index(block, &mut self.slots),
         };
+        self.slots[self.found.len..][..GUARDS].fill(u32::MAX);
     }
 
     /// The offsets of quotes, backslashes and bytes below 0x20, ascending.
     #[inline]
     pub fn positions(&self) -> &[u32] {
         &self.slots[..self.found.len]
+    }
+
+    /// The same with [`GUARDS`] times `u32::MAX` behind them, so that a reader may look some offsets ahead.
+    #[inline]
+    pub fn guarded_positions(&self) -> &[u32] {
+        &self.slots[..self.found.len + GUARDS]
     }
 
     /// Whether every byte is below 0x80.
@@ -115,11 +118,7 @@ mod tests {
     /// The obvious answer.
     fn oracle(block: &[u8]) -> (Vec<u32>, bool) {
         let wanted = |&byte: &u8| byte == b'"' || byte == b'\\' || byte < 0x20;
-        let positions = (0..)
-            .zip(block)
-            .filter(|(_, byte)| wanted(byte))
-            .map(|(at, _)| at)
-            .collect();
+        let positions = (0..).zip(block).filter(|(_, byte)| wanted(byte)).map(|(at, _)| at).collect();
         (positions, block.is_ascii())
     }
 
@@ -141,11 +140,7 @@ mod tests {
         for engine in engines() {
             index.engine = engine;
             index.build(block);
-            assert_eq!(
-                (index.positions(), index.is_ascii()),
-                (&expected.0[..], expected.1),
-                "{engine:?}: {block:?}"
-            );
+            assert_eq!((index.positions(), index.is_ascii()), (&expected.0[..], expected.1), "{engine:?}: {block:?}");
         }
     }
 

@@ -37,11 +37,12 @@ impl Arbiter {
         self.tape = tape.reset();
     }
 
-    /// The line, at most `line_len_max` bytes, with zeros behind it.
+    /// A copy of a line of at most `line_len_max` bytes, a newline behind it, and zeros behind that.
     pub(super) fn copy(&mut self, line: &[u8]) -> &[u8] {
         let (copy, rest) = self.scratch.split_at_mut(line.len());
         copy.copy_from_slice(line);
         rest[..INPUT_PADDING].fill(0);
+        rest[0] = b'\n';
         &self.scratch[..line.len() + INPUT_PADDING]
     }
 

@@ -76,7 +76,7 @@ impl Parser {
             line_len_max,
             depth_max,
             arbiter: Arbiter::new(line_len_max, depth_max),
-            line_index: BlockIndex::with_capacity(line_len_max),
+            line_index: BlockIndex::with_capacity(line_len_max + 1),
             index: BlockIndex::with_capacity(PIECE_LEN.max(line_len_max + b"\r\n".len())),
             piece: 0..0,
             suspect: false,
@@ -91,11 +91,11 @@ impl Parser {
     /// What is wrong with it.
     pub fn check(&mut self, line: &[u8]) -> Result<Severity, Reject> {
         if line.len() <= self.line_len_max {
-            let padded = self.arbiter.copy(line);
-            self.line_index.build(line);
-            let walked = walk::record(padded, self.line_index.positions(), 0, 0, self.depth_max);
+            let body = self.arbiter.copy(line);
+            self.line_index.build(&body[..line.len() + 1]);
+            let walked = walk::record(body, self.line_index.guarded_positions(), 0, 0, self.depth_max);
             if let Some(severity) = walked.severity
-                && walked.at == line.len()
+                && walked.end == line.len()
                 && (self.line_index.is_ascii() || simdutf8::basic::from_utf8(line).is_ok())
             {
                 return Ok(severity);
@@ -118,34 +118,43 @@ impl Parser {
             if self.at == self.piece.end {
                 self.index_piece(body)?;
             }
-            let base = self.piece.start;
-            let start = self.at;
-            let positions = self.index.positions();
-            let walked = walk::record(&body[base..], positions, start - base, self.cursor, self.depth_max);
-            let mut cursor = walked.cursor;
-            while body[base + positions[cursor] as usize] != b'\n' {
-                cursor += 1;
+            let (base, start) = (self.piece.start, self.at);
+            let piece = &body[base..];
+            let walked = walk::record(piece, self.index.guarded_positions(), start - base, self.cursor, self.depth_max);
+            self.skip_to_newline(piece, walked.cursor);
+            let end = base + walked.end;
+            if let Some(severity) = walked.severity
+                && end - start <= self.line_len_max
+                && !self.suspect
+            {
+                return Some(Line { start, end, next: self.at, verdict: Ok(severity) });
             }
-            let newline = base + positions[cursor] as usize;
-            self.cursor = cursor + 1;
-            self.at = newline + 1;
-            let line = frame::trim_cr(&body[start..newline]);
-            let end = start + line.len();
-            if line.is_empty() {
-                continue;
+            let line = frame::trim_cr(&body[start..self.at - 1]);
+            if !line.is_empty() {
+                let verdict = self.judge_slowly(body, line, walked.severity);
+                return Some(Line { start, end: start + line.len(), next: self.at, verdict });
             }
-            let verdict = match walked.severity {
-                Some(severity)
-                    if base + walked.at == end
-                        && line.len() <= self.line_len_max
-                        && !(self.suspect && !line.is_ascii()) =>
-                {
-                    Ok(severity)
-                }
-                None if body.len() - newline <= LOOKAHEAD => self.check(line),
-                _ => self.judge(line),
-            };
-            return Some(Line { start, end, next: newline + 1, verdict });
+        }
+    }
+
+    /// Goes behind the first newline from `cursor` on.
+    #[inline]
+    fn skip_to_newline(&mut self, piece: &[u8], cursor: usize) {
+        let newline = self.index.positions()[cursor..]
+            .iter()
+            .position(|&at| piece[at as usize] == b'\n')
+            .expect("a piece ends in a newline, and a walk does not leave its line");
+        self.cursor = cursor + newline + 1;
+        self.at = self.piece.start + self.index.positions()[cursor + newline] as usize + 1;
+    }
+
+    /// The verdict on the line before `at`, which the walk took for a record of that severity, or did not know.
+    #[cold]
+    fn judge_slowly(&mut self, body: &[u8], line: &[u8], severity: Option<Severity>) -> Result<Severity, Reject> {
+        match severity {
+            Some(severity) if line.len() <= self.line_len_max && line.is_ascii() => Ok(severity),
+            None if body.len() - self.at < LOOKAHEAD => self.check(line),
+            _ => self.judge(line),
         }
     }
 

@@ -22,8 +22,8 @@ pub(super) const LOOKAHEAD: usize = 8;
 /// How far a walk came.
 pub(super) struct Walked {
     /// Where it stopped: at the line's ending, if it knew the line.
-    pub(super) at: usize,
-    /// The number of the first indexed byte that was not accepted. At most that of the newline.
+    pub(super) end: usize,
+    /// The number of the first indexed byte that was not accepted: that of the newline, or an earlier one.
     pub(super) cursor: usize,
     /// `None`: ask the arbiter.
     pub(super) severity: Option<Severity>,
@@ -33,21 +33,15 @@ pub(super) struct Walked {
 /// and `cursor` the number of the first indexed byte of the line.
 #[inline(never)]
 pub(super) fn record(bytes: &[u8], positions: &[u32], at: usize, cursor: usize, depth_max: usize) -> Walked {
-    let mut walk = Walk {
-        bytes,
-        positions,
-        at: at as u32,
-        cursor: cursor as u32,
-        levels: OUTSIDE,
-        level: 0..0,
-        has_message: false,
-    };
-    let known = walk.record(1 << depth_max.min(63));
-    let severity = known.filter(|_| walk.has_message && walk.level.end > 0).and_then(|()| {
-        let name = bytes.get(walk.level.start as usize..walk.level.end as usize)?;
-        Some(Severity::from_name(name))
-    });
-    Walked { at: walk.at as usize, cursor: walk.cursor as usize, severity }
+    let (at, cursor) = (at as u32, cursor as u32);
+    let mut walk = Walk { bytes, positions, at, cursor, levels: OUTSIDE, level: 0..0, has_message: false };
+    let known = walk.record(1 << depth_max.min(63)).is_some() && walk.has_message && walk.level.end > 0;
+    let level = bytes.get(walk.level.start as usize..walk.level.end as usize);
+    Walked {
+        end: walk.at as usize,
+        cursor: walk.cursor as usize,
+        severity: level.filter(|_| known).map(Severity::from_name),
+    }
 }
 
 /// A place in a line. Offsets and numbers are `u32`, so that adding to one as a `usize` cannot overflow and one
@@ -55,6 +49,7 @@ pub(super) fn record(bytes: &[u8], positions: &[u32], at: usize, cursor: usize, 
 struct Walk<'a> {
     bytes: &'a [u8],
     positions: &'a [u32],
+    /// Out of date where a key starts: the cursor knows.
     at: u32,
     /// The number of the first indexed byte from `at` on.
     cursor: u32,
@@ -69,72 +64,122 @@ struct Walk<'a> {
 const OUTSIDE: u64 = 0b1;
 const IN_RECORD: u64 = 0b11;
 
-/// What stands at a place.
-enum Next {
-    Key,
-    Value,
-    /// What follows a value.
-    Rest,
-}
-
 impl Walk<'_> {
+    /// Three loops, one in the other, for what can stand at a place: a key, a value, or what follows a value.
     #[inline(always)]
     fn record(&mut self, levels_max: u64) -> Option<()> {
-        if self.word(self.at)? & mask(PREFIX.len()) == word(PREFIX) {
+        let start = self.word(self.at)?;
+        if start & mask(PREFIX.len()) == word(PREFIX) || start as u8 != b'{' || !self.open(levels_max, b'{')? {
             return None;
         }
-        let Next::Key = self.open(levels_max, b'{')? else { return None };
         'key: loop {
-            let [open, close] = [self.position(0)?, self.position(1)?];
+            let &[open, close, value, end] = self.positions.get(self.cursor as usize..)?.first_chunk()?;
             let colon = self.word(close)?;
-            let mut next = if is_between_quotes(b':', colon) {
-                let end = self.position(3)?;
-                let key = self.word(open)?;
-                if key & mask(7) == word(b"\"level\"") && self.levels == IN_RECORD {
-                    // Which of two levels counts is for the arbiter to say, and so is what an escape spells.
-                    if self.level.end > 0 || self.byte_at(end)? != b'"' {
-                        return None;
-                    }
-                    self.level = self.position(2)? + 1..end;
-                }
-                if key == word(b"\"message") && close == open + 8 && self.levels == IN_RECORD {
-                    self.has_message = true;
+            if is_between_quotes(b':', colon) {
+                if may_matter(open, close) && self.levels == IN_RECORD {
+                    self.note(open, close, Some(value..end))?;
                 }
                 if is_between_quotes(b',', self.word(end)?) {
                     self.cursor += 4;
                     continue 'key;
                 }
                 self.cursor += 2;
-                self.string()?;
-                Next::Rest
+                self.at = value;
             } else {
-                self.key(open)?;
-                Next::Value
-            };
-            loop {
-                next = match next {
-                    Next::Key => continue 'key,
-                    Next::Value => self.value(levels_max)?,
-                    Next::Rest => self.rest()?,
-                };
-                if self.levels == OUTSIDE {
-                    return self.blanks();
+                self.key(open, close, colon)?;
+            }
+            'value: loop {
+                match self.byte()? {
+                    b'0'..=b'9' => self.number()?,
+                    b'"' => self.string()?,
+                    b'-' => {
+                        self.at += 1;
+                        self.number()?;
+                    }
+                    b'{' => {
+                        if self.open(levels_max, b'{')? {
+                            continue 'key;
+                        }
+                    }
+                    b'[' => {
+                        if self.open(levels_max, b'[')? {
+                            continue 'value;
+                        }
+                    }
+                    b't' => self.literal(b"true")?,
+                    b'f' => self.literal(b"false")?,
+                    b'n' => self.literal(b"null")?,
+                    _ => return None,
+                }
+                loop {
+                    let in_object = self.levels & 1 == 1;
+                    if in_object && self.word(self.at)? as u16 == word(b",\"") as u16 {
+                        continue 'key;
+                    }
+                    self.blanks()?;
+                    match self.byte()? {
+                        b',' => {
+                            self.at += 1;
+                            self.blanks()?;
+                            if !in_object {
+                                continue 'value;
+                            }
+                            if self.byte()? != b'"' {
+                                return None;
+                            }
+                            continue 'key;
+                        }
+                        b'}' if in_object => {}
+                        b']' if !in_object => {}
+                        _ => return None,
+                    }
+                    self.at += 1;
+                    self.levels >>= 1;
+                    if self.levels == OUTSIDE {
+                        return self.ending();
+                    }
                 }
             }
         }
     }
 
-    /// A key, its colon, and the blanks behind it, before a value that may be anything.
+    /// Notes a member of the record if it is `level` or `message`. `value` are the first two indexed bytes of its
+    /// value, if that is a string.
     #[inline(always)]
-    fn key(&mut self, open: u32) -> Option<()> {
-        let is_plain = self.string()?;
-        if self.levels == IN_RECORD {
-            let key = self.word(open)?;
-            if !is_plain || key & mask(7) == word(b"\"level\"") {
+    fn note(&mut self, open: u32, close: u32, value: Option<Range<u32>>) -> Option<()> {
+        let key = self.word(open)?;
+        if key == word(b"\"message") && close == open + 8 {
+            self.has_message = true;
+        }
+        if key & mask(7) == word(b"\"level\"") {
+            let Range { start, end } = value?;
+            // Which of two levels counts is for the arbiter to say, and so is what an escape spells.
+            if self.level.end > 0 || self.byte_at(end)? != b'"' {
                 return None;
             }
-            self.has_message |= key == word(b"\"message") && self.at == open + 9;
+            self.level = start + 1..end;
         }
+        Some(())
+    }
+
+    /// A key that spans from `open` to `close`, its colon, and the blanks behind it. `word` is what `close` begins.
+    #[inline(always)]
+    fn key(&mut self, open: u32, close: u32, word: u64) -> Option<()> {
+        if self.levels == IN_RECORD {
+            // A key with an escape may be `level` as well.
+            if word as u8 != b'"' {
+                return None;
+            }
+            if may_matter(open, close) {
+                self.note(open, close, None)?;
+            }
+        }
+        if word as u16 == self::word(b"\":") as u16 {
+            self.at = close + 2;
+            self.cursor += 2;
+            return self.blanks();
+        }
+        self.string()?;
         self.blanks()?;
         if self.byte()? != b':' {
             return None;
@@ -143,29 +188,11 @@ impl Walk<'_> {
         self.blanks()
     }
 
-    /// A value; of an object or array that is not empty, what opens it.
+    /// What opens an object or array, and the blanks behind it. Whether there is something in it; if not, it has been
+    /// taken whole.
     #[inline(always)]
-    fn value(&mut self, levels_max: u64) -> Option<Next> {
-        let first = self.byte()?;
-        if first == b'"' {
-            self.string()?;
-            return Some(Next::Rest);
-        }
-        match first {
-            b'-' | b'0'..=b'9' => self.number()?,
-            b'{' | b'[' => return self.open(levels_max, first),
-            b't' => self.literal(b"true")?,
-            b'f' => self.literal(b"false")?,
-            b'n' => self.literal(b"null")?,
-            _ => return None,
-        }
-        Some(Next::Rest)
-    }
-
-    /// What opens an object or array, up to its first key or value. One that is empty is taken whole.
-    #[inline(always)]
-    fn open(&mut self, levels_max: u64, bracket: u8) -> Option<Next> {
-        if self.byte()? != bracket || self.levels >= levels_max {
+    fn open(&mut self, levels_max: u64, bracket: u8) -> Option<bool> {
+        if self.levels >= levels_max {
             return None;
         }
         self.at += 1;
@@ -174,82 +201,66 @@ impl Walk<'_> {
         // `}` and `]` follow their counterparts by two in ASCII.
         if first == bracket + 2 {
             self.at += 1;
-            return Some(Next::Rest);
+            return Some(false);
         }
-        self.levels = self.levels << 1 | u64::from(bracket == b'{');
-        match (bracket, first) {
-            (b'{', b'"') => Some(Next::Key),
-            (b'{', _) => None,
-            _ => Some(Next::Value),
-        }
+        let is_object = bracket == b'{';
+        self.levels = self.levels << 1 | u64::from(is_object);
+        (!is_object || first == b'"').then_some(true)
     }
 
-    /// What follows a value: a comma and the next key or value, or the end of what contains it.
+    /// The ending of the line, behind the record; it is not consumed.
     #[inline(always)]
-    fn rest(&mut self) -> Option<Next> {
+    fn ending(&mut self) -> Option<()> {
         self.blanks()?;
-        let in_object = self.levels & 1 == 1;
         match self.byte()? {
-            b',' => {
-                self.at += 1;
-                self.blanks()?;
-                if !in_object {
-                    return Some(Next::Value);
-                }
-                (self.byte()? == b'"').then_some(Next::Key)
+            b'\n' => Some(()),
+            b'\r' if self.byte_at(self.at + 1)? == b'\n' => {
+                self.cursor += 1;
+                Some(())
             }
-            b'}' if in_object => Some(self.close()),
-            b']' if !in_object => Some(self.close()),
             _ => None,
         }
     }
 
+    /// A string.
     #[inline(always)]
-    fn close(&mut self) -> Next {
-        self.at += 1;
-        self.levels >>= 1;
-        Next::Rest
-    }
-
-    /// A string; whether it is free of escapes.
-    #[inline(always)]
-    fn string(&mut self) -> Option<bool> {
+    fn string(&mut self) -> Option<()> {
         let close = self.position(1)?;
-        self.cursor += 1;
         if self.byte_at(close)? == b'"' {
-            self.cursor += 1;
+            self.cursor += 2;
             self.at = close + 1;
-            return Some(true);
+        } else {
+            (self.at, self.cursor) = escaped_string(self.bytes, self.positions, self.cursor + 1)?;
         }
-        (self.at, self.cursor) = escaped_string(self.bytes, self.positions, self.cursor)?;
-        Some(false)
+        Some(())
     }
 
-    /// A number that fits a float for certain: no exponent, and less than 24 digits before and behind the point.
+    /// A number without its sign, that fits a float for certain: no exponent, and less than 24 digits before and
+    /// behind the point.
     #[inline(always)]
     fn number(&mut self) -> Option<()> {
-        self.at += u32::from(self.byte()? == b'-');
         let leading_zero = self.byte()? == b'0';
-        let len = self.digits()?;
+        let (len, mut next) = self.digits()?;
         if leading_zero && len > 1 {
             return None;
         }
-        if self.byte()? == b'.' {
+        if next == b'.' {
             self.at += 1;
-            self.digits()?;
+            (_, next) = self.digits()?;
         }
-        (self.byte()? | 0x20 != b'e').then_some(())
+        (next | 0x20 != b'e').then_some(())
     }
 
-    /// 1 to 23 digits; how many.
+    /// 1 to 23 digits: how many, and the byte behind them.
     #[inline(always)]
-    fn digits(&mut self) -> Option<u32> {
+    fn digits(&mut self) -> Option<(u32, u8)> {
         let start = self.at;
         for _ in 0..3 {
-            let run = digit_run(self.word(self.at)?);
+            let word = self.word(self.at)?;
+            let run = digit_run(word);
             self.at += run;
             if run < 8 {
-                return (self.at > start).then_some(self.at - start);
+                return (self.at > start).then_some((self.at - start, (word >> (8 * run)) as u8));
             }
         }
         None
@@ -290,6 +301,14 @@ impl Walk<'_> {
     fn position(&self, ahead: usize) -> Option<u32> {
         self.positions.get(self.cursor as usize + ahead).copied()
     }
+}
+
+/// Whether a key is as long as `level` or `message`.
+#[inline(always)]
+fn may_matter(open: u32, close: u32) -> bool {
+    let len = close.wrapping_sub(open);
+    // 6 or 8, the opening quote counted.
+    len.wrapping_sub(6) & !2 == 0
 }
 
 /// Whether `word` begins with two quotes and nothing but `sign` between them, or `sign` and a blank.
