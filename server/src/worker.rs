@@ -282,14 +282,5 @@ fn seat(plan: WorkerPlan, inbox: Inbox, peers: Vec<Letterbox>) -> io::Result<Sea
         closing: 0,
     };
     let shard = Shard::new(plan.shard, Instant::now()).map_err(io::Error::other)?;
-    Ok(Seat {
-        shard,
-        id,
-        cpu: plan.cpu,
-        listener: plan.listener,
-        inbox,
-        peers,
-        files,
-        buffer_len: plan.buffer_len,
-    })
+    Ok(Seat { shard, id, cpu: plan.cpu, listener: plan.listener, inbox, peers, files, buffer_len: plan.buffer_len })
 }

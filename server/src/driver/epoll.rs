@@ -227,8 +227,7 @@ impl Epoll {
             self.connections.resize_with(slot + 1, || None);
         }
         let interest = Interest::READ;
-        self.connections[slot] =
-            Some(Connection { id, fd, interest, held: received, sending: None, has_ended: false });
+        self.connections[slot] = Some(Connection { id, fd, interest, held: received, sending: None, has_ended: false });
         self.feed_held(id, now);
     }
 
@@ -289,9 +288,8 @@ impl Epoll {
             sent += len;
         }
         let is_all = sent == buf.len();
-        let is_broken = outcome.is_err_and(|error| {
-            !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
-        });
+        let is_broken =
+            outcome.is_err_and(|error| !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted));
         if is_all || is_broken {
             self.shard.handle_sent(id, buf, now);
         } else {
@@ -454,9 +452,7 @@ fn work(job: Job) -> Done {
             let outcome = file.write(&block).map_err(|error| report("write", block.segment(), &error));
             Done::Written(block, outcome)
         }
-        Job::Sync(segment, file) => {
-            Done::Synced(segment, file.sync().map_err(|error| report("sync", segment, &error)))
-        }
+        Job::Sync(segment, file) => Done::Synced(segment, file.sync().map_err(|error| report("sync", segment, &error))),
     }
 }
 
