@@ -109,7 +109,7 @@ pub struct Args {
     /// How long a broken connection is tried again.
     #[arg(long, env = "LOADGEN_RECONNECT_FOR", default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub reconnect_for: Duration,
-    /// How long answers are waited for after the last line.
+    /// How long answers are waited for after the last line, and in a run without --duration after the last answer.
     #[arg(long, env = "LOADGEN_DRAIN", default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub drain: Duration,
     /// Mean length of a line in bytes, its newline included.

@@ -117,6 +117,7 @@ impl Ledger {
 impl Entry {
     fn is_sound(&self) -> bool {
         let sent = |ranges: &Ranges| ranges.is_sound() && ranges.last().unwrap_or(0) <= self.sent_upto;
-        sent(&self.acked) && sent(&self.rejected) && self.worker < 1000 && self.conn < 1_000_000
+        let begun = self.first > 0 && self.acked.iter().next().is_none_or(|(first, _)| first >= self.first);
+        begun && sent(&self.acked) && sent(&self.rejected) && self.worker < 1000 && self.conn < 1_000_000
     }
 }

@@ -62,7 +62,11 @@ fn send(config: &Config) -> Result<u8, (u8, String)> {
     if !quiet {
         print_table(&finished.report, config.json.as_deref());
     }
-    Ok(code(&finished))
+    let code = code(&finished);
+    if code == COULD_NOT_RUN {
+        eprintln!("ringest-loadgen: no line was answered; is that a Ringest server, and does it make progress?");
+    }
+    Ok(code)
 }
 
 /// The table goes to standard output, unless the JSON does.

@@ -133,13 +133,13 @@ impl Reconciler {
     /// Everything that was stored has been taken: what is missing is lost.
     pub fn finish(mut self) -> Findings {
         for account in &self.accounts {
-            let missing = account.missing();
-            let filtered = (missing.len() as u64).min(account.entry.filtered);
+            let (missing, first) = account.missing();
+            let filtered = missing.min(account.entry.filtered);
             self.findings.acked += account.entry.acked.len();
             self.findings.filtered += filtered;
-            self.findings.lost += missing.len() as u64 - filtered;
-            if missing.len() as u64 > filtered {
-                self.findings.example("lost", || format!("{} line {}", account.name, missing.first().unwrap_or(&0)));
+            self.findings.lost += missing - filtered;
+            if missing > filtered {
+                self.findings.example("lost", || format!("{} line {first}, {missing} in all", account.name));
             }
         }
         self.findings
@@ -201,10 +201,16 @@ impl Account {
         self.seen[(at / 64) as usize] & (1 << (at % 64)) != 0
     }
 
-    fn missing(&self) -> Vec<u64> {
-        let first = self.entry.first;
-        let ranges = self.entry.acked.iter().map(|(from, to)| (from.max(first), to));
-        ranges.flat_map(|(from, to)| from..=to).filter(|seq| !self.saw(*seq)).collect()
+    /// How many promised lines were not seen, and the first of them.
+    fn missing(&self) -> (u64, u64) {
+        let (mut count, mut first) = (0, 0);
+        for (from, to) in self.entry.acked.iter() {
+            for seq in (from..=to).filter(|seq| !self.saw(*seq)) {
+                first = if count == 0 { seq } else { first };
+                count += 1;
+            }
+        }
+        (count, first)
     }
 }
 
@@ -304,7 +310,7 @@ mod tests {
         stored.remove(77);
         let findings = compare(&stored);
         assert_eq!((findings.lost, findings.pass()), (1, false));
-        assert_eq!(findings.examples, ["lost: run 00000abc worker 1 connection 4 line 79"]);
+        assert_eq!(findings.examples, ["lost: run 00000abc worker 1 connection 4 line 79, 1 in all"]);
     }
 
     #[test]

@@ -239,8 +239,9 @@ impl Worker {
         while self.over < self.connections.len() {
             let now_ns = self.clock.now_ns();
             let stopped = orders.stop.load(Ordering::Relaxed);
-            if self.sending && (now_ns >= end_ns || self.is_all_assigned() || stopped) {
-                self.stop_sending(stopped);
+            let stalled = self.is_stalled(now_ns);
+            if self.sending && (now_ns >= end_ns || self.is_all_assigned() || stopped || stalled) {
+                self.stop_sending(stopped, stalled);
                 // Whoever presses Ctrl-C does not want to wait for long.
                 let patience_ns = if stopped { DRAIN_STOPPED_NS } else { u64::MAX };
                 give_up_ns = now_ns + self.task.drain_ns.min(patience_ns);
@@ -260,23 +261,29 @@ impl Worker {
         }
         if self.sending {
             // Every connection is over, and lines are left.
-            self.stop_sending(false);
+            self.stop_sending(false, true);
         }
         let cpu = clock::thread_cpu().saturating_sub(cpu_before);
         self.finish(cpu, queued_ns().saturating_sub(queued_before))
     }
 
     /// No more lines are assigned. What was owed and never sent has failed, unless somebody asked to stop. A closed
-    /// loop that ran out of time owes nothing.
-    fn stop_sending(&mut self, stopped: bool) {
+    /// loop that ran out of time owes nothing; one that `ran_dry`, because nobody answers any more, does.
+    fn stop_sending(&mut self, stopped: bool, ran_dry: bool) {
         self.sending = false;
-        let ran_dry = self.over == self.connections.len();
         if !stopped && self.task.lines.is_some() && (ran_dry || self.kit.schedule.is_some()) {
             let unsent = self.lines_left();
             self.kit.tally.offered += unsent;
             self.kit.tally.fail("unsent", unsent);
         }
         self.everyone_is_eager();
+    }
+
+    /// Whether a run without a limit in time waits for a server that has stopped answering.
+    fn is_stalled(&self, now_ns: u64) -> bool {
+        let quiet = self.task.duration_ns.is_none() && now_ns > self.last_settled_ns + self.task.drain_ns;
+        let waits = |connection: &Connection| connection.books().flight.outstanding() > 0;
+        quiet && self.connections.iter().any(waits) && !self.connections.iter().any(Connection::is_reconnecting)
     }
 
     /// One turn: wait no longer than until `until_ns`, hear, send what is due.

@@ -183,6 +183,17 @@ fn a_server_that_never_answers_breaches_the_gate() {
 }
 
 #[test]
+fn a_run_without_a_time_limit_does_not_wait_for_ever() {
+    let server = Server::start(Script { mute: true, ..Script::default() });
+    for arguments in ["-n 500 -c 2 --drain 300ms", "-n 500 -R 100 -c 2 --drain 300ms"] {
+        let (output, report) = run(&server, arguments);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains("no line was answered"));
+        assert_eq!((&results(&report)["offered"], &results(&report)["failed"]), (&500.into(), &500.into()));
+    }
+}
+
+#[test]
 fn a_session_that_is_not_greeted_says_so() {
     let server = Server::start(Script { mute: true, ..Script::default() });
     let (output, _) = run(&server, "-n 10 -c 1 --mode session");
