@@ -94,6 +94,7 @@ impl Session {
 
     /// Writes what may be said now. Nothing, where nothing may.
     pub(crate) fn answer(&mut self, out: &mut Vec<u8>, budget: &Budget) {
+        out.append(&mut self.outbox); // The welcome is in here, and comes before every ack.
         match &mut self.mode {
             Mode::Plain(replies) => replies.answer(out, budget),
             Mode::Stream(stream) => stream.answer(out, self.level, budget),
@@ -102,7 +103,6 @@ impl Session {
         if out.len() >= budget.len_max {
             return;
         }
-        out.append(&mut self.outbox);
         let (acked, owes, leaving) = match &self.mode {
             Mode::Stream(stream) => (stream.acked, !stream.owed.is_empty(), stream.is_leaving.then_some(stream.totals)),
             Mode::Fresh | Mode::Plain(_) | Mode::Muted | Mode::Joining(_) => (0, false, None),
