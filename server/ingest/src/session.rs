@@ -77,6 +77,11 @@ impl Session {
         }
     }
 
+    /// Whether bytes of it wait for something else than the rest of its first line.
+    pub(crate) fn is_backed_up(&self) -> bool {
+        !self.stash.is_empty() && !matches!(self.mode, Mode::Fresh)
+    }
+
     /// Whether it owes so many answers that reading on would not be bounded.
     pub(crate) fn owes_too_much(&self, lines_max: u64, runs_max: usize) -> bool {
         match &self.mode {

@@ -174,7 +174,7 @@ impl Shard {
             return true; // It is dropped.
         }
         let blocked = self.is_draining
-            || !session.stash.is_empty()
+            || session.is_backed_up()
             || session.owes_too_much(limits.owed_lines_max, limits.owed_runs_max);
         if blocked {
             session.is_stalled = true;
@@ -545,7 +545,7 @@ impl Shard {
             return;
         };
         // Half of what stopped it, so that it does not stop and go with every answer.
-        let blocked = !session.stash.is_empty()
+        let blocked = session.is_backed_up()
             || session.owes_too_much(limits.owed_lines_max / 2 + 1, limits.owed_runs_max / 2 + 1);
         if session.is_stalled && (session.is_closing || (!blocked && !self.is_draining)) {
             session.is_stalled = false;
