@@ -235,14 +235,10 @@ impl Uring {
             connection.receive = None;
         }
         match result {
-            Ok(Some(lease)) => {
-                connection.held.push_back(Held::Lease(lease));
-                self.feed(id, now);
-            }
+            Ok(Some(lease)) => self.offer(id, Held::Lease(lease), now),
             Ok(None) => {
                 connection.has_ended = true;
-                connection.held.push_back(Held::End);
-                self.feed(id, now);
+                self.offer(id, Held::End, now);
             }
             Err(error) if error.raw_os_error() == Some(ECANCELED) => {}
             Err(_) => return self.lose(id, now),
@@ -313,6 +309,23 @@ impl Uring {
         }
         self.connections[slot] = Some(Connection { id, fd, receive, held, has_ended: false });
         self.feed(id, now);
+    }
+
+    /// Hands the shard what has come, or holds it until the shard wants it.
+    fn offer(&mut self, id: SessionId, held: Held, now: Instant) {
+        let Uring { connections, shard, ring, .. } = self;
+        let Some(connection) = connections.get_mut(id.slot()).and_then(Option::as_mut) else { return };
+        match held {
+            // The usual case, in which nothing has to be remembered.
+            Held::Lease(lease) if connection.held.is_empty() && shard.wants(id) => {
+                shard.handle_bytes(id, ring.lent(&lease), now);
+                ring.release(lease);
+            }
+            held => {
+                connection.held.push_back(held);
+                self.feed(id, now);
+            }
+        }
     }
 
     /// Hands the shard what is held, as far as it wants it.
