@@ -200,8 +200,9 @@ impl Shard {
         }
     }
 
-    /// The peer will send no more. What is unfinished counts as a line; what is owed will still be sent. Only after
-    /// [`wants`](Self::wants) said yes.
+    /// The peer will send no more. What is unfinished counts as a line, except in a session: a number is used up by a
+    /// whole line only, because the client will send the line again under that number. What is owed will still be
+    /// sent. Only after [`wants`](Self::wants) said yes.
     pub fn handle_end(&mut self, id: SessionId, now: Instant) {
         self.now = now;
         self.with_session(id, |shard, session| {
@@ -211,7 +212,9 @@ impl Shard {
                 session.mode = Mode::Plain(Replies::default()); // A first line that might have become a hello.
                 shard.take_single(id, session, trim_cr(&stash));
             }
-            if let Some(line) = framer.finish() {
+            if let Some(line) = framer.finish()
+                && !matches!(session.mode, Mode::Stream(_))
+            {
                 shard.take_single(id, session, line);
             }
             session.is_closing = true;
