@@ -410,7 +410,9 @@ impl Writer {
         let segment = self.chain.live.iter_mut().find(|segment| segment.ending != Ending::Synced)?;
         let upto = safe_prefix.min(segment.last_number);
         let ended = segment.ending == Ending::Written && segment.writes == 0 && upto == segment.last_number;
-        let wanted = upto > segment.synced && (self.durable_wanted > self.durable || self.draining);
+        // Blocks that nobody waits for are kept until they are synced too, so memory may have to be won back.
+        let is_short = self.retain && self.spares.len() < self.limits.batches / 2;
+        let wanted = upto > segment.synced && (self.durable_wanted > self.durable || self.draining || is_short);
         // A retired segment is synced once, when its last line is written.
         let due = if segment.ending == Ending::Open { wanted } else { ended };
         if !due {
