@@ -1,0 +1,295 @@
+//! A generator that costs as little as one can: lines rendered beforehand, sent in blocks, replies read and counted.
+//!
+//! The floor and the server are driven by the same flood, so that the difference between them is theirs. Where replies
+//! are expected it is a closed loop with a bound on unanswered lines, and at the end it settles: every line that was
+//! sent must have had its `ok`, byte for byte in number. It checks no reply's text while it runs, measures no latency,
+//! and runs on the calling thread alone.
+
+use crate::cli::Flood as Task;
+use crate::lines::Lines;
+use ringest_sys::poller::{Interest, Poller, Readiness};
+use ringest_sys::{clock, cpu, net};
+use ringest_wire::reply;
+use serde::Serialize;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// How to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Port on the loopback address.
+    pub port: u16,
+    /// Connections.
+    pub connections: usize,
+    /// Mean length of a line, its newline included.
+    pub record_size: usize,
+    /// Unanswered lines per connection at most. `None`: no answers are expected.
+    pub pipeline: Option<u64>,
+}
+
+/// Connections at work.
+pub struct Flood {
+    plan: Plan,
+    block: Lines,
+    poller: Poller,
+    ready: Vec<Readiness>,
+    connections: Vec<Connection>,
+    replies: Vec<u8>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// Where in the block the next byte is.
+    at: usize,
+    sent: u64,
+    heard: u64,
+    interest: Interest,
+    is_open: bool,
+}
+
+/// The meters of a flood at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    /// When.
+    pub at: Instant,
+    /// Lines sent, whole or begun.
+    pub sent: f64,
+    /// Lines answered.
+    pub answered: u64,
+    /// Processor time of this thread.
+    pub cpu: Duration,
+}
+
+/// What a flood did in its window.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Report {
+    /// The window.
+    pub seconds: f64,
+    /// Lines sent per second.
+    pub sent_per_s: f64,
+    /// Lines answered per second.
+    pub answered_per_s: f64,
+    /// Share of the window in which the generator was on a processor.
+    pub busy: f64,
+}
+
+/// Runs it from the command line.
+///
+/// # Errors
+/// The core was refused, nobody listens, or a line had no answer.
+pub fn run(task: &Task) -> io::Result<Report> {
+    if let Some(cpu) = task.cpu {
+        cpu::pin_current(cpu).map_err(io::Error::other)?;
+    }
+    let mut flood = Flood::connect(Plan {
+        port: task.port,
+        connections: task.connections,
+        record_size: task.record_size,
+        pipeline: (task.pipeline > 0).then_some(task.pipeline),
+    })?;
+    flood.drive(Duration::from_secs_f64(task.warm_up))?;
+    let start = flood.mark();
+    flood.drive(Duration::from_secs_f64(task.seconds))?;
+    let report = flood.mark().since(&start);
+    if task.pipeline > 0 {
+        flood.settle()?;
+    }
+    Ok(report)
+}
+
+impl Flood {
+    /// Renders the lines and connects.
+    ///
+    /// # Errors
+    /// Nobody listens there, or descriptors ran out.
+    pub fn connect(plan: Plan) -> io::Result<Flood> {
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, plan.port));
+        let poller = Poller::new()?;
+        let mut connections = Vec::with_capacity(plan.connections);
+        for token in 0..plan.connections {
+            let stream = net::connect(peer)
+                .map_err(|err| io::Error::new(err.kind(), format!("cannot connect to {peer}: {err}")))?;
+            poller.add(stream.as_fd(), token as u64, Interest::BOTH)?;
+            connections.push(Connection { stream, at: 0, sent: 0, heard: 0, interest: Interest::BOTH, is_open: true });
+        }
+        Ok(Flood {
+            plan,
+            block: Lines::flat(plan.record_size, BLOCK_LEN),
+            poller,
+            ready: Vec::new(),
+            connections,
+            replies: vec![0; REPLIES_LEN],
+        })
+    }
+
+    /// Sends and hears for so long, or until every peer is gone.
+    ///
+    /// # Errors
+    /// A connection broke although answers were expected on it.
+    pub fn drive(&mut self, span: Duration) -> io::Result<()> {
+        let until = Instant::now() + span;
+        while Instant::now() < until && self.connections.iter().any(|connection| connection.is_open) {
+            self.turn(true)?;
+        }
+        Ok(())
+    }
+
+    /// Ends every line that was begun, and waits until all are answered.
+    ///
+    /// # Errors
+    /// The answers are not as many `ok` as there were lines, or did not come in time.
+    pub fn settle(&mut self) -> io::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while self.connections.iter().any(|connection| !self.is_settled(connection)) {
+            if Instant::now() > until {
+                let (sent, answered) = (self.mark().sent, self.mark().answered);
+                return Err(io::Error::other(format!(
+                    "of {sent:.0} lines only {answered} were answered with ok within {} s",
+                    PATIENCE.as_secs()
+                )));
+            }
+            self.turn(false)?;
+        }
+        Ok(())
+    }
+
+    /// Lines sent so far.
+    pub fn mark(&self) -> Mark {
+        let sum = |of: fn(&Connection) -> u64| self.connections.iter().map(of).sum::<u64>();
+        Mark {
+            at: Instant::now(),
+            sent: sum(|connection| connection.sent) as f64 / self.line_len(),
+            answered: sum(|connection| connection.heard) / reply::OK.len() as u64,
+            cpu: clock::thread_cpu(),
+        }
+    }
+
+    fn line_len(&self) -> f64 {
+        self.block.bytes.len() as f64 / self.block.rows as f64
+    }
+
+    /// One wait, and everything that is possible after it. Without `more`, only begun lines are ended.
+    fn turn(&mut self, more: bool) -> io::Result<()> {
+        self.poller.wait(Some(TURN), &mut self.ready)?;
+        for readiness in std::mem::take(&mut self.ready).iter() {
+            let at = readiness.token as usize;
+            if readiness.readable {
+                self.hear(at)?;
+            }
+            self.send(at, more)?;
+        }
+        if !more {
+            // Those that wait for nothing but answers are not told of room.
+            for at in 0..self.connections.len() {
+                self.send(at, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, at: usize) -> io::Result<()> {
+        let connection = &mut self.connections[at];
+        match net::recv(connection.stream.as_fd(), &mut self.replies) {
+            Ok(0) => self.lose(at, io::ErrorKind::UnexpectedEof.into()),
+            Ok(len) => {
+                connection.heard += len as u64;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => self.lose(at, error),
+        }
+    }
+
+    fn send(&mut self, at: usize, more: bool) -> io::Result<()> {
+        let room = self.room(at, more);
+        let connection = &mut self.connections[at];
+        if !connection.is_open {
+            return Ok(());
+        }
+        let mut is_full = false;
+        if room > 0 {
+            let piece = &self.block.bytes[connection.at..];
+            match net::send(connection.stream.as_fd(), &piece[..piece.len().min(room)]) {
+                Ok(len) => {
+                    connection.sent += len as u64;
+                    connection.at = (connection.at + len) % self.block.bytes.len();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_full = true,
+                Err(error) => return self.lose(at, error),
+            }
+        }
+        let write = is_full || self.room(at, more) > 0;
+        self.watch(at, Interest { read: true, write })
+    }
+
+    /// How many bytes may be sent now.
+    fn room(&self, at: usize, more: bool) -> usize {
+        let connection = &self.connections[at];
+        if !more {
+            return self.rest_of_line(connection);
+        }
+        let Some(pipeline) = self.plan.pipeline else { return usize::MAX };
+        let allowed = (pipeline as f64 * self.line_len()) as u64;
+        let answered = (connection.heard / reply::OK.len() as u64) as f64 * self.line_len();
+        let room = allowed.saturating_sub(connection.sent.saturating_sub(answered as u64)) as usize;
+        // Small pieces would make it the cost of system calls that is measured.
+        if room < PIECE_LEN_MIN.min(allowed as usize / 2) { 0 } else { room }
+    }
+
+    fn rest_of_line(&self, connection: &Connection) -> usize {
+        let is_between = connection.at == 0 || self.block.bytes[connection.at - 1] == b'\n';
+        let rest = &self.block.bytes[connection.at..];
+        if is_between { 0 } else { memchr::memchr(b'\n', rest).map_or(rest.len(), |newline| newline + 1) }
+    }
+
+    fn is_settled(&self, connection: &Connection) -> bool {
+        let block_len = self.block.bytes.len() as u64;
+        let begun = memchr::memchr_iter(b'\n', &self.block.bytes[..connection.at]).count() as u64;
+        let lines = connection.sent / block_len * self.block.rows + begun;
+        self.rest_of_line(connection) == 0 && connection.heard == lines * reply::OK.len() as u64
+    }
+
+    /// The peer is gone. That is how a peer ends from which no answers are expected.
+    fn lose(&mut self, at: usize, error: io::Error) -> io::Result<()> {
+        if self.plan.pipeline.is_some() {
+            return Err(io::Error::new(error.kind(), format!("the server broke connection {at}: {error}")));
+        }
+        self.connections[at].is_open = false;
+        self.poller.remove(self.connections[at].stream.as_fd())
+    }
+
+    fn watch(&mut self, at: usize, interest: Interest) -> io::Result<()> {
+        let connection = &mut self.connections[at];
+        if connection.interest == interest {
+            return Ok(());
+        }
+        connection.interest = interest;
+        self.poller.modify(connection.stream.as_fd(), at as u64, interest)
+    }
+}
+
+impl Mark {
+    /// What was done since an earlier mark.
+    pub fn since(&self, earlier: &Mark) -> Report {
+        let seconds = (self.at - earlier.at).as_secs_f64();
+        Report {
+            seconds,
+            sent_per_s: (self.sent - earlier.sent) / seconds,
+            answered_per_s: (self.answered - earlier.answered) as f64 / seconds,
+            busy: (self.cpu - earlier.cpu).as_secs_f64() / seconds,
+        }
+    }
+}
+
+/// Bytes of lines that are sent in one call.
+const BLOCK_LEN: usize = 64 << 10;
+/// The smallest piece that is worth a call.
+const PIECE_LEN_MIN: usize = 16 << 10;
+/// Replies read in one call.
+const REPLIES_LEN: usize = 256 << 10;
+/// A turn without news is not longer than this.
+const TURN: Duration = Duration::from_millis(5);
+/// How long the last answers are waited for.
+const PATIENCE: Duration = Duration::from_secs(10);

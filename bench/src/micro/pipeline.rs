@@ -1,0 +1,316 @@
+//! A whole shard, driven in memory: what a record costs between the kernel's receive and the kernel's write and send.
+//!
+//! The driver hands over as many chunks per turn as a busy ring does, then does what the shard asks until it is silent,
+//! where every open, write, sync and send succeeds at once. One case watches the whole, others one stage of it at the
+//! seam: `intake` is all of `handle_bytes`, `block` the polls that yield a write, `ack` those that yield a send.
+
+use super::parts::CHUNK_LEN;
+use super::{Allocations, Case, Sample};
+use crate::lines::{Kind, Lines};
+use memchr::{memchr, memrchr};
+use ringest_ingest::{Action, Block, Limits, SegmentId, SessionId, Shard, ShardConfig, ShardId};
+use ringest_sys::clock;
+use ringest_wire::{AckLevel, Severity};
+use std::time::{Duration, Instant};
+
+/// The case from which the cost of the batch is derived.
+pub(super) const INTAKE: &str = "intake/plain/durable";
+
+pub(super) fn all() -> Vec<Box<dyn Case>> {
+    use AckLevel::{Durable, Written};
+    use Speech::{Plain, Session};
+    let pipelines = [
+        (Watch::Intake, Plain, Durable, Kind::Flat),
+        (Watch::Block, Plain, Durable, Kind::Flat),
+        (Watch::Ack, Plain, Durable, Kind::Flat),
+        (Watch::Ack, Session, Durable, Kind::Flat),
+        (Watch::Whole, Plain, Written, Kind::Flat),
+        (Watch::Whole, Plain, Durable, Kind::Flat),
+        (Watch::Whole, Session, Written, Kind::Flat),
+        (Watch::Whole, Session, Durable, Kind::Flat),
+        (Watch::Whole, Plain, Durable, Kind::Nested),
+        (Watch::Whole, Plain, Durable, Kind::Large),
+        (Watch::Whole, Plain, Durable, Kind::Hostile),
+    ];
+    let case = |(watch, speech, level, kind)| Box::new(Pipeline::new(watch, speech, level, kind)) as Box<dyn Case>;
+    pipelines.into_iter().map(case).collect()
+}
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    Whole,
+    Intake,
+    Block,
+    Ack,
+}
+
+/// How the clients speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speech {
+    Plain,
+    Session,
+}
+
+struct Pipeline {
+    watch: Watch,
+    speech: Speech,
+    level: AckLevel,
+    kind: Kind,
+    lines: Lines,
+    /// Made at the first run, so that cases that are not asked for take no memory.
+    world: Option<World>,
+}
+
+impl Pipeline {
+    fn new(watch: Watch, speech: Speech, level: AckLevel, kind: Kind) -> Pipeline {
+        Pipeline { watch, speech, level, kind, lines: Lines { bytes: Vec::new(), rows: 0 }, world: None }
+    }
+}
+
+impl Case for Pipeline {
+    fn name(&self) -> String {
+        let lower = |word: String| word.to_lowercase();
+        let watch = match self.watch {
+            Watch::Whole => "pipeline".into(),
+            stage => lower(format!("{stage:?}")),
+        };
+        let name = format!("{watch}/{}/{}", lower(format!("{:?}", self.speech)), self.level);
+        match self.kind {
+            Kind::Flat => name,
+            kind => format!("{name}/{}", lower(format!("{kind:?}"))),
+        }
+    }
+
+    fn is_ours(&self) -> bool {
+        true
+    }
+
+    fn run(&mut self, span: Duration, allocations: Allocations) -> Sample {
+        let world = self.world.get_or_insert_with(|| {
+            self.lines = Lines::of(self.kind, CORPUS_LEN);
+            World::new(self.speech, self.level, &mut self.lines)
+        });
+        world.run(self.watch, &self.lines, span, allocations)
+    }
+}
+
+/// A shard and everything around it.
+struct World {
+    shard: Shard,
+    clients: Vec<Client>,
+    /// Whose turn it is to be heard.
+    next: usize,
+    seen: Seen,
+    done: Vec<Done>,
+}
+
+/// A connection that sends the same lines over and over.
+struct Client {
+    id: SessionId,
+    at: usize,
+    /// Its last chunk ended within a line.
+    is_within_line: bool,
+}
+
+/// What the kernel would report.
+enum Done {
+    Opened(SegmentId),
+    Written(Block),
+    Synced(SegmentId),
+    Sent(SessionId, Vec<u8>),
+}
+
+/// What passed through the seam.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    watched: Duration,
+    /// Bytes of lines kept from one chunk to the next.
+    carried: u64,
+    /// Bytes of blocks.
+    blocks: u64,
+    /// Bytes of replies.
+    replies: u64,
+    rolls: u64,
+    roll_allocations: u64,
+    has_rolled: bool,
+}
+
+impl World {
+    /// Greets the clients. `lines` are laid out twice, so that a chunk from anywhere in them lies in one piece.
+    fn new(speech: Speech, level: AckLevel, lines: &mut Lines) -> World {
+        let len = lines.bytes.len();
+        lines.bytes.extend_from_within(..CHUNK_LEN.min(len));
+        let config = ShardConfig {
+            shard: ShardId(0),
+            shards: 1,
+            ack: level,
+            min_level: Severity::Trace,
+            first_segment: SegmentId(1),
+            producers: Vec::new(),
+            limits: Limits::default(),
+        };
+        let now = Instant::now();
+        let mut shard = Shard::new(config, now).expect("the default bounds fit together");
+        let clients = (0..CLIENTS)
+            .map(|at| {
+                let id = shard.handle_accepted(now).expect("the default bounds admit that many");
+                // Spread over the lines, so that chunks are cut at different places.
+                Client { id, at: at * len / CLIENTS, is_within_line: true }
+            })
+            .collect();
+        let mut world = World { shard, clients, next: 0, seen: Seen::default(), done: Vec::new() };
+        world.act(Watch::Whole);
+        for at in 0..CLIENTS {
+            let id = world.clients[at].id;
+            if speech == Speech::Session {
+                let hello = format!("{{\"$hello\":{{\"v\":1,\"producer\":\"bench-{at:02}\",\"epoch\":1}}}}\n");
+                world.shard.handle_bytes(id, hello.as_bytes(), now);
+                world.act(Watch::Whole);
+            }
+            // The rest of the line in the middle of which it begins.
+            let start = world.clients[at].at;
+            let rest = memchr(b'\n', &lines.bytes[start..len]).map_or(len - start, |newline| newline + 1);
+            world.clients[at].at = (start + rest) % len;
+            world.clients[at].is_within_line = false;
+        }
+        world
+    }
+
+    fn run(&mut self, watch: Watch, lines: &Lines, span: Duration, allocations: Allocations) -> Sample {
+        self.seen = Seen::default();
+        let tally = self.shard.tally().clone();
+        let (until, cpu, allocated) = (Instant::now() + span, clock::thread_cpu(), allocations());
+        while Instant::now() < until {
+            self.seen.has_rolled = false;
+            let before = allocations();
+            self.hear(watch, lines);
+            self.act(watch);
+            if self.seen.has_rolled {
+                self.seen.roll_allocations += allocations() - before;
+            }
+        }
+        let (cpu, allocated) = (clock::thread_cpu() - cpu, allocations() - allocated);
+        let now = self.shard.tally();
+        assert!(now.closes_with(self.shard.in_flight()), "the books close");
+        let seen = &self.seen;
+        Sample {
+            records: now.received - tally.received,
+            bytes: now.received_bytes - tally.received_bytes,
+            ns: if watch == Watch::Whole { cpu } else { seen.watched }.as_nanos() as u64,
+            allocations: allocated,
+            // A block is its records, which were copied there once, and the description that was written before them.
+            copied: (watch == Watch::Whole).then_some(seen.carried + seen.blocks + seen.replies),
+            rolls: seen.rolls,
+            roll_allocations: seen.roll_allocations,
+        }
+    }
+
+    /// Hands the shard one chunk of each of the clients whose turn it is.
+    fn hear(&mut self, watch: Watch, lines: &Lines) {
+        let now = Instant::now();
+        // The last chunk's worth is there twice.
+        let len = lines.bytes.len() - CHUNK_LEN;
+        for _ in 0..CHUNKS_PER_TURN {
+            let client = &mut self.clients[self.next];
+            self.next = (self.next + 1) % CLIENTS;
+            if !self.shard.wants(client.id) {
+                continue;
+            }
+            let chunk = &lines.bytes[client.at..client.at + CHUNK_LEN];
+            let start = (watch == Watch::Intake).then(Instant::now);
+            self.shard.handle_bytes(client.id, chunk, now);
+            if let Some(start) = start {
+                self.seen.watched += start.elapsed();
+            }
+            self.seen.carried += client.carried(chunk);
+            client.at = (client.at + CHUNK_LEN) % len;
+        }
+    }
+
+    /// Does what the shard asks, until it is silent.
+    fn act(&mut self, watch: Watch) {
+        let now = Instant::now();
+        loop {
+            loop {
+                let start = matches!(watch, Watch::Block | Watch::Ack).then(Instant::now);
+                let Some(action) = self.shard.poll() else { break };
+                if let Some(start) = start
+                    && watch.is_of(&action)
+                {
+                    self.seen.watched += start.elapsed();
+                }
+                self.take(action);
+            }
+            if self.done.is_empty() {
+                return;
+            }
+            for done in self.done.drain(..) {
+                match done {
+                    Done::Opened(segment) => self.shard.handle_opened(segment, Ok(()), now),
+                    Done::Written(block) => self.shard.handle_written(block, Ok(()), now),
+                    Done::Synced(segment) => self.shard.handle_synced(segment, Ok(()), now),
+                    Done::Sent(id, buf) => self.shard.handle_sent(id, buf, now),
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, action: Action) {
+        match action {
+            Action::Open(segment) => {
+                self.seen.has_rolled = true;
+                self.done.push(Done::Opened(segment));
+            }
+            Action::Write(block) => {
+                let is_first = block.offset() == 0;
+                self.seen.rolls += u64::from(is_first);
+                self.seen.has_rolled |= is_first;
+                self.seen.blocks += block.len() as u64;
+                self.done.push(Done::Written(block));
+            }
+            Action::Sync(segment) => self.done.push(Done::Synced(segment)),
+            Action::Send(id, buf) => {
+                self.seen.replies += buf.len() as u64;
+                self.done.push(Done::Sent(id, buf));
+            }
+            // The end line of the segment was written within the turns before.
+            Action::CloseSegment { .. } => self.seen.has_rolled = true,
+            // Every client is asked again in its turn.
+            Action::Resume(_) => {}
+            Action::HandOff { .. } | Action::Close(_) => {
+                unreachable!("there is one shard, and its clients break no rule")
+            }
+        }
+    }
+}
+
+impl Client {
+    /// How many bytes of a chunk the framer keeps or adds to what it kept, by its contract.
+    fn carried(&mut self, chunk: &[u8]) -> u64 {
+        let head = match memchr(b'\n', chunk) {
+            Some(newline) if self.is_within_line => newline + 1,
+            _ => 0,
+        };
+        let tail = chunk.len() - memrchr(b'\n', chunk).map_or(0, |newline| newline + 1);
+        self.is_within_line = tail > 0;
+        (head + tail) as u64
+    }
+}
+
+impl Watch {
+    fn is_of(self, action: &Action) -> bool {
+        match action {
+            Action::Write(_) => self == Watch::Block,
+            Action::Send(..) => self == Watch::Ack,
+            _ => false,
+        }
+    }
+}
+
+/// Connections.
+const CLIENTS: usize = 50;
+/// Chunks told between two waits: what a busy ring of 64 buffers yields is of that order.
+const CHUNKS_PER_TURN: usize = 16;
+/// Bytes of lines, of the order of a ring's buffers, so that they come from the cache they would come from.
+const CORPUS_LEN: usize = 4 << 20;
