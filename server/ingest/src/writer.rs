@@ -47,7 +47,10 @@ pub(crate) struct Writer {
     issued: usize,
     /// The number of the open batch, or of the next one to open.
     open_number: u64,
+    /// Every batch up to this one is written where it counts. Goes back when a segment fails.
     written: u64,
+    /// Every batch up to this one is in the books. Never goes back.
+    booked: u64,
     durable: u64,
     /// The highest batch number that somebody wants durable.
     durable_wanted: u64,
@@ -100,6 +103,7 @@ impl Writer {
             issued: 0,
             open_number: 1,
             written: 0,
+            booked: 0,
             durable: 0,
             durable_wanted: 0,
             sync_waiters: Vec::new(),
@@ -443,10 +447,13 @@ impl Writer {
                 break;
             };
             self.written = flight.number;
-            self.rows_in_flight -= u64::from(flight.rows);
-            tally.stored += u64::from(flight.rows);
-            tally.blocks += 1;
-            tally.stored_bytes += flight.block.as_ref().map_or(0, |block| block.body_len as u64);
+            if flight.number > self.booked {
+                self.booked = flight.number;
+                self.rows_in_flight -= u64::from(flight.rows);
+                tally.stored += u64::from(flight.rows);
+                tally.blocks += 1;
+                tally.stored_bytes += flight.block.as_ref().map_or(0, |block| block.body_len as u64);
+            }
             if !flight.sync_only {
                 woken.extend_from_slice(&flight.sessions);
             }
@@ -499,6 +506,9 @@ impl Writer {
             (flight.place, flight.written) = (None, false);
         }
         self.issued = 0;
+        if let Some(first) = self.flights.front() {
+            self.written = self.written.min(first.number - 1);
+        }
     }
 
     /// Whether that batch of a producer is settled at the strongest level this shard holds.
