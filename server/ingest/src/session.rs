@@ -300,7 +300,8 @@ impl Stream {
     }
 
     fn answer(&mut self, out: &mut Vec<u8>, level: AckLevel, budget: &Budget) {
-        let mut sum = Settled::default();
+        // A client that went back below what it was acked is acked no lower.
+        let mut sum = Settled { upto: self.acked, ..Settled::default() };
         let mut count = 0;
         for settled in self.owed.iter().take_while(|settled| settled.batch <= budget.position) {
             sum.upto = sum.upto.max(settled.upto);
@@ -323,7 +324,7 @@ impl Stream {
             let rej = rej.map(|(seq, code, at)| Rejection(seq, code.as_str().into(), at)).collect();
             if last {
                 self.owed.drain(..count);
-                self.lines_owed = self.owed.back().map_or(0, |back| back.upto - sum.upto);
+                self.lines_owed = self.owed.back().map_or(0, |back| back.upto.saturating_sub(sum.upto));
                 self.acked = sum.upto;
                 let Settled { upto, stored, filtered, dup, .. } = sum;
                 if level != AckLevel::None {
