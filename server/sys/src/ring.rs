@@ -55,7 +55,7 @@ pub struct RingStats {
     pub cq_overflows: u64,
     /// Receives that ended because no buffer was free.
     pub enobufs: u64,
-    /// Accepts and receives that brought something and ended with it, to be armed again.
+    /// Accepts and receives that brought something and ended with it, to be armed again; a used-up credit is one.
     pub multishots_ended: u64,
     /// Completions that belonged to nothing in flight. Other than zero is a fault.
     pub stale: u64,
