@@ -68,23 +68,64 @@ pub enum Severity {
     Unknown,
 }
 
+/// Every name a severity has.
+const NAMES: [(&str, Severity); 8] = [
+    ("trace", Severity::Trace),
+    ("debug", Severity::Debug),
+    ("info", Severity::Info),
+    ("warn", Severity::Warning),
+    ("warning", Severity::Warning),
+    ("error", Severity::Error),
+    ("fatal", Severity::Critical),
+    ("critical", Severity::Critical),
+];
+
 impl Severity {
     /// The severity a `level` names, in any letter case.
     pub fn from_name(name: &[u8]) -> Severity {
-        // By length first: one comparison settles nearly every record.
-        match name.len() {
-            4 if name.eq_ignore_ascii_case(b"info") => Severity::Info,
-            4 if name.eq_ignore_ascii_case(b"warn") => Severity::Warning,
-            5 if name.eq_ignore_ascii_case(b"error") => Severity::Error,
-            5 if name.eq_ignore_ascii_case(b"debug") => Severity::Debug,
-            5 if name.eq_ignore_ascii_case(b"trace") => Severity::Trace,
-            5 if name.eq_ignore_ascii_case(b"fatal") => Severity::Critical,
-            7 if name.eq_ignore_ascii_case(b"warning") => Severity::Warning,
-            8 if name.eq_ignore_ascii_case(b"critical") => Severity::Critical,
-            _ => Severity::Unknown,
-        }
+        // Looked up, not compared with one name after the other: which level comes next cannot be predicted, and a
+        // misprediction costs as much as walking over half a record.
+        let Some(word) = fold(name) else { return Severity::Unknown };
+        let (known, len, severity) = BY_HASH[hash(word)];
+        if known == word && len == name.len() { severity } else { Severity::Unknown }
     }
 }
+
+/// The first and the last four bytes of a name of four to eight, in lower case: with the length, the whole of it.
+///
+/// Setting one bit folds nothing but a letter into a letter, and names have only letters.
+const fn fold(name: &[u8]) -> Option<u64> {
+    if name.len() > 8 {
+        return None;
+    }
+    match (name.first_chunk(), name.last_chunk()) {
+        (Some(&first), Some(&last)) => {
+            let word = (u32::from_le_bytes(last) as u64) << 32 | u32::from_le_bytes(first) as u64;
+            Some(word | 0x2020_2020_2020_2020)
+        }
+        _ => None,
+    }
+}
+
+/// Different for each of the names, which `BY_HASH` makes sure of when it is compiled.
+const fn hash(word: u64) -> usize {
+    (word.wrapping_mul(HASH_FACTOR) >> 60) as usize
+}
+
+const HASH_FACTOR: u64 = 0x9e37_79b9_7f4a_7c23;
+
+static BY_HASH: [(u64, usize, Severity); 16] = {
+    let mut slots = [(0, 0, Severity::Unknown); 16];
+    let mut at = 0;
+    while at < NAMES.len() {
+        let (name, severity) = NAMES[at];
+        let word = fold(name.as_bytes()).expect("names have four to eight bytes");
+        assert!(slots[hash(word)].1 == 0, "no two names share a slot");
+        slots[hash(word)] = (word, name.len(), severity);
+        at += 1;
+    }
+    slots
+};
 
 impl FromStr for Severity {
     type Err = String;
@@ -110,6 +151,27 @@ mod tests {
         assert_eq!(Severity::from_name(b"FATAL"), Severity::Critical);
         assert_eq!(Severity::from_name(b"notice"), Severity::Unknown);
         assert_eq!(Severity::from_name(b""), Severity::Unknown);
+    }
+
+    #[test]
+    fn a_severity_is_known_by_its_whole_name_and_by_nothing_else() {
+        let obvious = |name: &[u8]| {
+            let known = NAMES.iter().find(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name));
+            known.map_or(Severity::Unknown, |&(_, severity)| severity)
+        };
+        for (name, _) in NAMES {
+            for at in 0..name.len() {
+                for byte in 0..=255 {
+                    let mut other = name.as_bytes().to_vec();
+                    other[at] = byte;
+                    assert_eq!(Severity::from_name(&other), obvious(&other), "{other:?}");
+                    other.insert(at, byte);
+                    assert_eq!(Severity::from_name(&other), obvious(&other), "{other:?}");
+                    other.drain(at..at + 2);
+                    assert_eq!(Severity::from_name(&other), obvious(&other), "{other:?}");
+                }
+            }
+        }
     }
 
     #[test]
