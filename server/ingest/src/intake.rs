@@ -277,8 +277,8 @@ impl Intake {
         }
     }
 
-    /// Whether what a producer sent is as safe as it will be.
-    pub(crate) fn is_settled(&self, producer: ProducerId) -> bool {
-        self.writer.is_settled(self.producers[producer].last_batch)
+    /// Whether what a producer sent is as safe as it will be, and as `level` promises.
+    pub(crate) fn is_settled(&self, producer: ProducerId, level: AckLevel) -> bool {
+        self.writer.is_settled(self.producers[producer].last_batch, level)
     }
 }

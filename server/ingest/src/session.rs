@@ -34,6 +34,8 @@ pub(crate) struct Session {
 pub(crate) enum Mode {
     /// Its first line will decide.
     Fresh,
+    /// It belongs to another shard and is on its way there.
+    Moving,
     /// One reply per line.
     Plain(Replies),
     /// Plain, but its client takes no replies and gets no more.
@@ -73,7 +75,7 @@ impl Session {
     pub(crate) fn producer(&self) -> Option<ProducerId> {
         match &self.mode {
             Mode::Joining(stream) | Mode::Stream(stream) => Some(stream.producer),
-            Mode::Fresh | Mode::Plain(_) | Mode::Muted => None,
+            Mode::Fresh | Mode::Moving | Mode::Plain(_) | Mode::Muted => None,
         }
     }
 
@@ -93,7 +95,7 @@ impl Session {
                     || self.outbox.len() >= OUTBOX_LEN_MAX
             }
             Mode::Joining(_) => true,
-            Mode::Fresh | Mode::Muted => false,
+            Mode::Fresh | Mode::Moving | Mode::Muted => false,
         }
     }
 
@@ -103,14 +105,14 @@ impl Session {
         match &mut self.mode {
             Mode::Plain(replies) => replies.answer(out, budget),
             Mode::Stream(stream) => stream.answer(out, self.level, budget),
-            Mode::Fresh | Mode::Muted | Mode::Joining(_) => {}
+            Mode::Fresh | Mode::Moving | Mode::Muted | Mode::Joining(_) => {}
         }
         if out.len() >= budget.len_max {
             return;
         }
         let (acked, owes, leaving) = match &self.mode {
             Mode::Stream(stream) => (stream.acked, !stream.owed.is_empty(), stream.is_leaving.then_some(stream.totals)),
-            Mode::Fresh | Mode::Plain(_) | Mode::Muted | Mode::Joining(_) => (0, false, None),
+            Mode::Fresh | Mode::Moving | Mode::Plain(_) | Mode::Muted | Mode::Joining(_) => (0, false, None),
         };
         if owes {
             return;
@@ -130,7 +132,7 @@ impl Session {
         let owes = match &self.mode {
             Mode::Plain(replies) => !replies.runs.is_empty(),
             Mode::Stream(stream) => !stream.owed.is_empty(),
-            Mode::Joining(_) | Mode::Fresh | Mode::Muted => false,
+            Mode::Joining(_) | Mode::Fresh | Mode::Moving | Mode::Muted => false,
         };
         !owes && self.outbox.is_empty() && self.farewell.is_none()
     }

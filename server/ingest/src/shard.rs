@@ -112,6 +112,8 @@ pub struct Shard {
     queue: VecDeque<SessionId>,
     /// Those that said hello and wait for what was sent before.
     joining: Vec<SessionId>,
+    /// Those that belong to another shard.
+    moving: VecDeque<(SessionId, ShardId)>,
     woken: Vec<SessionId>,
     actions: VecDeque<Action>,
     spare_sends: Vec<Vec<u8>>,
@@ -143,6 +145,7 @@ impl Shard {
             ready: VecDeque::new(),
             queue: VecDeque::new(),
             joining: Vec::new(),
+            moving: VecDeque::new(),
             woken: Vec::new(),
             actions: VecDeque::new(),
             spare_sends: Vec::new(),
@@ -192,12 +195,7 @@ impl Shard {
     pub fn handle_bytes(&mut self, id: SessionId, chunk: &[u8], now: Instant) {
         self.now = now;
         self.intake.tally.received_bytes += chunk.len() as u64;
-        let moved = self.with_session(id, |shard, session| shard.feed(id, session, chunk));
-        if let Some(Next::Move(shard)) = moved
-            && let Some(session) = self.remove(id)
-        {
-            self.actions.push_back(Action::HandOff { session: id, shard, received: session.stash });
-        }
+        self.with_session(id, |shard, session| shard.feed(id, session, chunk));
     }
 
     /// The peer will send no more. What is unfinished counts as a line, except in a session: a number is used up by a
@@ -206,6 +204,9 @@ impl Shard {
     pub fn handle_end(&mut self, id: SessionId, now: Instant) {
         self.now = now;
         self.with_session(id, |shard, session| {
+            if matches!(session.mode, Mode::Moving) {
+                return; // The shard it belongs to will be told.
+            }
             let mut framer = std::mem::take(&mut session.framer);
             let stash = std::mem::take(&mut session.stash);
             if !stash.is_empty() {
@@ -218,7 +219,6 @@ impl Shard {
                 shard.take_single(id, session, line);
             }
             session.is_closing = true;
-            Next::Stay
         });
     }
 
@@ -294,6 +294,11 @@ impl Shard {
             if let Some(action) = self.intake.writer.poll(&self.intake.producers) {
                 return Some(action);
             }
+            // Not before it is polled: the slot must not have its next tenant while the driver holds the last.
+            if let Some((session, shard)) = self.moving.pop_front() {
+                let Some(Session { stash: received, .. }) = self.remove(session) else { continue };
+                return Some(Action::HandOff { session, shard, received });
+            }
             if self.welcome_settled() || self.feed_queued() {
                 continue;
             }
@@ -325,53 +330,47 @@ impl Shard {
     }
 
     /// Runs `act` on a session that is not closing, then sees whether it has something to say.
-    fn with_session(&mut self, id: SessionId, act: impl FnOnce(&mut Shard, &mut Session) -> Next) -> Option<Next> {
-        let mut session = self.sessions.take(id)?;
-        let next = if session.is_closing { Next::Stay } else { act(self, &mut session) };
+    fn with_session(&mut self, id: SessionId, act: impl FnOnce(&mut Shard, &mut Session)) {
+        let Some(mut session) = self.sessions.take(id) else { return };
+        if !session.is_closing {
+            act(self, &mut session);
+        }
         self.sessions.put(id, session);
         self.make_ready(id);
-        Some(next)
     }
 
     /// Looks at bytes of a session.
-    fn feed(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) -> Next {
+    fn feed(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
         match session.mode {
             Mode::Fresh => self.feed_first(id, session, chunk),
-            Mode::Joining(_) => {
-                session.stash.extend_from_slice(chunk);
-                Next::Stay
-            }
-            Mode::Plain(_) | Mode::Muted | Mode::Stream(_) => {
-                self.feed_lines(id, session, chunk);
-                Next::Stay
-            }
+            Mode::Joining(_) | Mode::Moving => session.stash.extend_from_slice(chunk),
+            Mode::Plain(_) | Mode::Muted | Mode::Stream(_) => self.feed_lines(id, session, chunk),
         }
     }
 
     /// The first line decides what a connection is. What may become a hello is kept until its line is complete.
-    fn feed_first(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) -> Next {
+    fn feed_first(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
         let may_be_hello = |bytes: &[u8]| {
             let common = bytes.len().min(HELLO_PREFIX.len());
             bytes[..common] == HELLO_PREFIX[..common]
         };
         if session.stash.is_empty() && !may_be_hello(chunk) {
             session.mode = Mode::Plain(Replies::default());
-            self.feed_lines(id, session, chunk);
-            return Next::Stay;
+            return self.feed_lines(id, session, chunk);
         }
         session.stash.extend_from_slice(chunk);
         if !may_be_hello(&session.stash) {
             let stash = std::mem::take(&mut session.stash);
             session.mode = Mode::Plain(Replies::default());
-            self.feed_lines(id, session, &stash);
-            return Next::Stay;
+            return self.feed_lines(id, session, &stash);
         }
         match memchr(b'\n', &session.stash) {
             Some(at) if at <= HELLO_LEN_MAX => match Control::parse(trim_cr(&session.stash[..at])) {
                 Ok(Control::Hello(hello)) => {
                     let home = home_shard(&hello.producer, self.config.shards);
                     if home != self.config.shard {
-                        return Next::Move(home);
+                        session.mode = Mode::Moving;
+                        return self.moving.push_back((id, home));
                     }
                     session.stash.drain(..=at);
                     self.join(id, session, &hello);
@@ -382,7 +381,6 @@ impl Shard {
             None if session.stash.len() <= HELLO_LEN_MAX => {}
             _ => session.go_away(Code::ProtocolError, &format!("a $hello has at most {HELLO_LEN_MAX} bytes")),
         }
-        Next::Stay
     }
 
     fn feed_lines(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
@@ -479,15 +477,13 @@ impl Shard {
     /// Welcomes one session whose producer is settled. Whether there was one.
     fn welcome_settled(&mut self) -> bool {
         let settled = self.joining.iter().position(|&id| {
-            let producer = self.sessions.get(id).and_then(Session::producer);
-            producer.is_none_or(|producer| self.intake.is_settled(producer))
+            let session = self.sessions.get(id);
+            let named = session.and_then(|session| Some((session.producer()?, session.level)));
+            named.is_none_or(|(producer, level)| self.intake.is_settled(producer, level))
         });
         let Some(at) = settled else { return false };
         let id = self.joining.swap_remove(at);
-        self.with_session(id, |shard, session| {
-            shard.welcome(session);
-            Next::Stay
-        });
+        self.with_session(id, |shard, session| shard.welcome(session));
         self.enqueue(id);
         true
     }
@@ -499,7 +495,12 @@ impl Shard {
         let mut stream = stream;
         let entry = &mut self.intake.producers[stream.producer];
         if stream.epoch > entry.epoch {
-            (entry.epoch, entry.last_seq, stream.known) = (stream.epoch, 0, false);
+            (entry.epoch, entry.last_seq, entry.last_batch, stream.known) = (stream.epoch, 0, 0, false);
+        } else if session.level == AckLevel::Durable && self.intake.writer.is_doubtful(entry.last_batch) {
+            // It was acked at a weaker level, and cannot be promised at this one.
+            let reason = "storage failed: what is acknowledged of this epoch may be lost; go on with a higher epoch";
+            session.mode = Mode::Stream(stream);
+            return session.go_away(Code::StorageError, reason);
         }
         let next_seq = stream.resume_from.unwrap_or(entry.last_seq + 1);
         if !stream.known {
@@ -656,13 +657,6 @@ impl Shard {
         }
         Some(session)
     }
-}
-
-/// What becomes of a session after its bytes were looked at.
-#[derive(Debug, PartialEq, Eq)]
-enum Next {
-    Stay,
-    Move(ShardId),
 }
 
 /// What a session's first line begins with.

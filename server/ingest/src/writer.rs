@@ -52,6 +52,9 @@ pub(crate) struct Writer {
     /// Every batch up to this one is in the books. Never goes back.
     booked: u64,
     durable: u64,
+    /// Batches that were let go of once written, and whose segment failed before it was synced: above the first number,
+    /// up to the second. Whether the disk has them will be known after a restart.
+    doubtful: Option<(u64, u64)>,
     /// The highest batch number that somebody wants durable.
     durable_wanted: u64,
     /// Sessions that wait for a batch to which they added nothing.
@@ -105,6 +108,7 @@ impl Writer {
             written: 0,
             booked: 0,
             durable: 0,
+            doubtful: None,
             durable_wanted: 0,
             sync_waiters: Vec::new(),
             writes: 0,
@@ -506,14 +510,23 @@ impl Writer {
             (flight.place, flight.written) = (None, false);
         }
         self.issued = 0;
-        if let Some(first) = self.flights.front() {
-            self.written = self.written.min(first.number - 1);
+        let kept_from = self.flights.front().map_or(self.open_number, |first| first.number);
+        self.written = self.written.min(kept_from - 1);
+        if self.durable < kept_from - 1 {
+            let from = self.doubtful.map_or(self.durable, |(from, _)| from);
+            self.doubtful = Some((from, kept_from - 1));
         }
     }
 
-    /// Whether that batch of a producer is settled at the strongest level this shard holds.
-    pub(crate) fn is_settled(&self, number: u64) -> bool {
-        number <= if self.retain { self.durable } else { self.written }
+    /// Whether that batch of a producer is settled: as safe as this shard makes it, and as `level` promises.
+    pub(crate) fn is_settled(&self, number: u64, level: AckLevel) -> bool {
+        let needs_sync = self.retain || level == AckLevel::Durable;
+        number <= if needs_sync { self.durable } else { self.written }
+    }
+
+    /// Whether that batch may be lost, although it was acknowledged at a weaker level than durable.
+    pub(crate) fn is_doubtful(&self, number: u64) -> bool {
+        self.doubtful.is_some_and(|(from, upto)| from < number && number <= upto)
     }
 }
 
