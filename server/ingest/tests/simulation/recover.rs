@@ -1,0 +1,167 @@
+//! What a server finds after a crash. The same decisions as the server's storage, made over the model disk: segments
+//! are read from the newest to the oldest; what a later segment declares void does not count; blocks behind a place
+//! that was never written count only if there are more of them than a shard has in memory; the rest is cut off.
+
+use crate::disk::Disk;
+use ringest_ingest::scan::{Item, StoredRun, scan};
+use ringest_ingest::{ProducerState, SegmentId};
+use std::collections::BTreeMap;
+
+/// One block that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
+    pub(crate) rows: u32,
+    pub(crate) runs: Vec<StoredRun>,
+    pub(crate) records: Vec<u8>,
+}
+
+/// What counts of one directory.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Per segment, oldest first: the bytes that count.
+    pub(crate) keep: Vec<(u64, usize)>,
+    /// Oldest first.
+    pub(crate) blocks: Vec<Found>,
+    pub(crate) oddities: Oddities,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Oddities {
+    pub(crate) torn: u64,
+    pub(crate) void: u64,
+    pub(crate) disowned: u64,
+    pub(crate) damaged: u64,
+}
+
+struct Segment {
+    id: u64,
+    keep: usize,
+    is_ended: bool,
+    is_damaged: bool,
+    is_torn: bool,
+    voids: Vec<(SegmentId, u64)>,
+    blocks: Vec<Found>,
+    /// Places that were never written: where they start, and how many blocks lie before them.
+    gaps: Vec<(usize, usize)>,
+}
+
+/// Reads a directory of a shard that holds at most `batches` blocks in memory.
+pub(crate) fn survey(disk: &Disk, batches: usize) -> Survey {
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut voids = BTreeMap::new();
+    let mut behind = 0;
+    let mut oddities = Oddities::default();
+    for (&id, file) in disk.files.iter().rev() {
+        // A file that was not cut goes on with the zeros of its preallocation.
+        let mut bytes = file.contents().to_vec();
+        if !file.is_cut() {
+            bytes.extend_from_slice(&[0; 64]);
+        }
+        if let Some(&void) = voids.get(&SegmentId(id))
+            && (void as usize) < bytes.len()
+        {
+            bytes.truncate(void as usize);
+            oddities.void += 1;
+        }
+        let mut segment = walk(id, &bytes);
+        for &(void, len) in &segment.voids {
+            voids.entry(void).or_insert(len);
+        }
+        let blocks = segment.blocks.len();
+        let is_unfinished = |&&(_, before): &&(usize, usize)| (1..batches).contains(&(blocks - before + behind));
+        if let Some(&(from, _)) = segment.gaps.iter().find(is_unfinished) {
+            for newer in &mut segments {
+                *newer = walk(newer.id, &[]);
+            }
+            segment = walk(id, &bytes[..from]);
+            oddities.disowned += 1;
+        }
+        oddities.torn += u64::from(segment.is_torn);
+        oddities.damaged += u64::from(segment.is_damaged);
+        behind += blocks;
+        segments.push(segment);
+    }
+    segments.reverse();
+    // Without a block, and without damage that may hold one, nothing has to be kept.
+    let is_worth = |segment: &&Segment| !segment.blocks.is_empty() || segment.is_damaged;
+    Survey {
+        keep: segments.iter().filter(is_worth).map(|segment| (segment.id, segment.keep)).collect(),
+        blocks: segments.into_iter().flat_map(|segment| segment.blocks).collect(),
+        oddities,
+    }
+}
+
+fn walk(id: u64, bytes: &[u8]) -> Segment {
+    let mut segment = Segment {
+        id,
+        keep: bytes.len(),
+        is_ended: false,
+        is_damaged: false,
+        is_torn: false,
+        voids: Vec::new(),
+        blocks: Vec::new(),
+        gaps: Vec::new(),
+    };
+    for item in scan(bytes, SegmentId(id)) {
+        match item {
+            Item::Segment { voids, .. } => segment.voids = voids,
+            Item::Block { offset, rows, runs, records } => {
+                let end = records.as_ptr() as usize - bytes.as_ptr() as usize + records.len();
+                segment.blocks.push(Found {
+                    segment: id,
+                    offset,
+                    len: end - offset as usize,
+                    rows,
+                    runs,
+                    records: records.to_vec(),
+                });
+            }
+            Item::End { .. } => segment.is_ended = true,
+            Item::Damage { from, to } => {
+                if bytes[from as usize..to as usize].contains(&0) {
+                    segment.gaps.push((from as usize, segment.blocks.len()));
+                }
+                segment.is_damaged = true;
+            }
+            Item::Tail { from, is_torn } => {
+                if !segment.is_ended {
+                    segment.gaps.push((from as usize, segment.blocks.len()));
+                }
+                segment.keep = from as usize;
+                segment.is_torn = is_torn;
+            }
+        }
+    }
+    segment
+}
+
+/// Makes the files say what the survey says; all of them, or those that `reached` lets through before the next crash.
+/// In the order of the real server: what is void first, then from the newest back.
+pub(crate) fn settle(disk: &mut Disk, survey: &Survey) {
+    let keep: BTreeMap<u64, usize> = survey.keep.iter().copied().collect();
+    disk.files.retain(|id, file| match keep.get(id) {
+        Some(&len) => {
+            file.settle(len);
+            true
+        }
+        None => false,
+    });
+}
+
+/// How far each producer is, from every directory.
+pub(crate) fn fold<'a>(blocks: impl Iterator<Item = &'a Found>) -> Vec<ProducerState> {
+    let mut producers: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for run in blocks.flat_map(|block| &block.runs).filter(|run| !run.producer.is_empty()) {
+        let known = producers.entry(&run.producer).or_default();
+        *known = (*known).max((run.epoch, run.upto));
+    }
+    let state = |(producer, (epoch, last_seq)): (&str, (u64, u64))| ProducerState {
+        producer: producer.to_owned(),
+        epoch,
+        last_seq,
+    };
+    producers.into_iter().map(state).collect()
+}
