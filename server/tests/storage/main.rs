@@ -1,0 +1,570 @@
+//! What recovery makes of the directories that crashes leave behind, and what `inspect`, `verify` and `cat` see there.
+//! The segments are written by a real shard; the disk under it forgets, tears and fails as a test tells it to.
+
+mod writer;
+
+use ringest_ingest::{Fault, Limits, ProducerState, SegmentId, ShardId, home_shard};
+use ringest_server::storage::{DirLock, Keeper, Recovery, Store, fault, is_served, layout, recover};
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Arc, mpsc};
+use tempfile::TempDir;
+use writer::{Fate, Writer, one_record_per_block, record, records};
+
+#[test]
+fn after_a_stop_in_order_nothing_is_left_to_recover() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 7);
+    writer.records(1..101);
+    writer.stop();
+    let before = files(dir.path());
+    assert_eq!(recovered(&dir).producers(), [state("web", 7, 100)]);
+    assert_eq!(files(dir.path()), before);
+    assert_eq!(cat(dir.path()), records(1..101));
+    assert_eq!(verify(dir.path()), Ok(()));
+}
+
+#[test]
+fn a_tail_of_zeros_is_cut_off_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..11);
+    drop(writer);
+    assert_eq!(fs::metadata(segment(&dir, 1)).unwrap().len(), one_record_per_block().segment_len);
+
+    let recovery = recovered(&dir);
+    assert_eq!(recovery.oddities, [""; 0]);
+    assert_eq!((recovery.counts.rows, recovery.counts.truncated_bytes), (10, 0));
+    assert!(!fs::read(segment(&dir, 1)).unwrap().contains(&0));
+    assert_eq!(cat(dir.path()), records(1..11));
+}
+
+#[test]
+fn a_torn_tail_is_cut_back_to_the_last_whole_block() {
+    for torn_len in [1, 60, 130] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = start(&dir);
+        writer.hello("web", 1);
+        writer.records(1..11);
+        writer.fates = [Fate::Torn(torn_len)].into();
+        writer.records(11..12);
+        drop(writer);
+        assert!(verify(dir.path()).unwrap_err().contains("a write was cut off"));
+
+        let recovery = recovered(&dir);
+        assert_eq!(recovery.producers(), [state("web", 1, 10)], "torn at {torn_len}");
+        assert_eq!(recovery.oddities.len(), 1, "{:?}", recovery.oddities);
+        assert_eq!(cat(dir.path()), records(1..11));
+        assert_eq!(verify(dir.path()), Ok(()));
+        assert_eq!(recovered(&dir).oddities, [""; 0], "the second time there is nothing to do");
+    }
+}
+
+#[test]
+fn a_producer_goes_on_after_a_crash_where_its_stored_stream_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..11);
+    drop(writer);
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    assert!(writer.sent.contains("\"last_seq\":10"), "{}", writer.sent);
+    writer.records(11..21);
+    drop(writer);
+    assert_eq!(recovered(&dir).producers(), [state("web", 1, 20)]);
+    assert_eq!(cat(dir.path()), records(1..21));
+    assert_eq!(verify(dir.path()), Ok(()));
+}
+
+#[test]
+fn blocks_that_overtook_a_lost_one_do_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..11);
+    writer.fates = [Fate::Lost].into();
+    writer.records(11..15);
+    assert!(!writer.sent.contains("\"upto\":11"), "nobody was told that 11 is safe");
+    drop(writer);
+    assert_eq!(cat(dir.path()), records(1..11), "readers see what recovery will keep");
+
+    let recovery = recovered(&dir);
+    assert_eq!(recovery.producers(), [state("web", 1, 10)], "11 is lost, so 12 to 14 have to be sent again");
+    assert_eq!(recovery.oddities.len(), 1, "{:?}", recovery.oddities);
+    let copies = quarantine(&dir);
+    assert_eq!(copies.len(), 1);
+    assert!(contains(&fs::read(&copies[0]).unwrap(), record(14).as_bytes()), "what was cut off was copied first");
+
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(11..16);
+    drop(writer);
+    recovered(&dir);
+    assert_eq!(cat(dir.path()), records(1..16));
+    assert_eq!(verify(dir.path()), Ok(()));
+}
+
+#[test]
+fn a_torn_block_with_whole_ones_behind_it_takes_them_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..3);
+    writer.fates = [Fate::Torn(100)].into();
+    writer.records(3..7);
+    drop(writer);
+    assert_eq!(recovered(&dir).producers(), [state("web", 1, 2)]);
+    assert_eq!(cat(dir.path()), records(1..3));
+}
+
+#[test]
+fn blocks_in_the_next_segment_do_not_count_either() {
+    let (dir, lost) = crash_at_a_roll();
+    let before = copy(&dir);
+    let recovery = recovered(&dir);
+    assert_eq!(recovery.producers(), [state("web", 1, lost as u64 - 1)]);
+    assert_eq!(cat(dir.path()), records(1..lost));
+    assert!(!segment(&dir, 2).exists(), "all of it lay behind the lost block");
+    assert_eq!(recovery.shards[0].next_segment, SegmentId(3), "an id is not given twice");
+
+    // Killed after its first step, the newest segment, recovery comes to the same end.
+    fs::remove_file(segment(&before, 2)).unwrap();
+    let again = recovered(&before);
+    assert_eq!(again.shards[0].producers, recovery.shards[0].producers);
+    assert_eq!(cat(before.path()), records(1..lost));
+}
+
+#[test]
+fn damage_is_copied_aside_and_what_is_behind_it_still_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..41);
+    writer.stop();
+    let path = segment(&dir, 1);
+    let at = find(&fs::read(&path).unwrap(), b"record 20\"");
+    flip(&path, at);
+    let damaged = fs::read(&path).unwrap();
+
+    let all_but_20 = records((1..41).filter(|&number| number != 20));
+    let recovery = recovered(&dir);
+    assert_eq!(recovery.counts.damaged_ranges, 1);
+    assert_eq!(recovery.producers(), [state("web", 1, 40)]);
+    assert_eq!(fs::read(&path).unwrap(), damaged, "the original stays as it is");
+    let copies = quarantine(&dir);
+    assert_eq!(copies.len(), 1);
+    assert!(contains(&fs::read(&copies[0]).unwrap(), &damaged[at - 20..at + 5]));
+    assert_eq!(cat(dir.path()), all_but_20);
+    assert!(verify(dir.path()).unwrap_err().contains("damaged"));
+
+    let written = fs::metadata(&copies[0]).unwrap().modified().unwrap();
+    fs::write(copies[0].with_extension("bin.part"), b"a copy that a crash cut off").unwrap();
+    assert_eq!(recovered(&dir).counts, recovery.counts, "the same again");
+    assert_eq!(quarantine(&dir), copies);
+    assert_eq!(fs::metadata(&copies[0]).unwrap().modified().unwrap(), written, "a copy is made once");
+}
+
+#[test]
+fn a_zeroed_block_long_ago_is_damage_and_not_a_lost_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..41);
+    drop(writer);
+    let path = segment(&dir, 1);
+    let at = find(&fs::read(&path).unwrap(), b"record 10\"") as u64;
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0; 5], at).unwrap();
+    let recovery = recovered(&dir);
+    assert_eq!(recovery.producers(), [state("web", 1, 40)], "more blocks follow than can overtake");
+    assert_eq!(recovery.counts.damaged_ranges, 1);
+    assert_eq!(cat(dir.path()), records((1..41).filter(|&number| number != 10)));
+}
+
+#[test]
+fn what_a_later_segment_holds_does_not_count_in_the_one_that_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..11);
+    writer.leaves_files_long = true;
+    writer.sync_fails = true;
+    writer.records(11..12);
+    writer.records(12..15);
+    drop(writer);
+    let twice = fs::read(segment(&dir, 1)).unwrap();
+    assert!(contains(&twice, record(11).as_bytes()), "the failed segment has record 11 as well");
+    assert_eq!(cat(dir.path()), records(1..15), "readers know that before recovery does");
+
+    let recovery = recovered(&dir);
+    assert_eq!(recovery.producers(), [state("web", 1, 14)]);
+    assert!(!contains(&fs::read(segment(&dir, 1)).unwrap(), record(11).as_bytes()));
+    assert_eq!(cat(dir.path()), records(1..15));
+    assert_eq!(verify(dir.path()), Ok(()));
+    assert_eq!(recovered(&dir).oddities, [""; 0]);
+}
+
+#[test]
+fn a_segment_without_a_block_goes_and_its_id_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = start(&dir);
+    drop(writer);
+    assert!(segment(&dir, 1).exists());
+    let recovery = recovered(&dir);
+    assert!(!segment(&dir, 1).exists());
+    assert_eq!(recovery.shards[0].next_segment, SegmentId(2));
+    assert_eq!(recovery.oddities, [""; 0]);
+}
+
+#[test]
+fn segments_roll_and_large_blocks_lie_on_whole_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits =
+        Limits { chunk_len_max: 64 << 10, batch_len_max: 72 << 10, paged_len_min: 8 << 10, ..one_record_per_block() };
+    let limits = Limits { segment_len: limits.segment_len_min().next_multiple_of(4096), ..limits };
+    let mut writer = Writer::start(dir.path(), 0, &recovered(&dir), limits);
+    writer.hello("web", 1);
+    let mut number = 1;
+    for _ in 0..60 {
+        writer.feed(&records(number..number + 700));
+        number += 700;
+    }
+    writer.stop();
+    assert!(segment(&dir, 2).exists(), "so much does not fit into one segment");
+    assert_eq!(cat(dir.path()), records(1..number));
+    assert_eq!(verify(dir.path()), Ok(()));
+    assert_eq!(recovered(&dir).producers(), [state("web", 1, number as u64 - 1)]);
+}
+
+#[test]
+fn producers_find_their_way_to_any_number_of_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..12).map(|n| format!("web-{n}")).collect();
+    let mut next: BTreeMap<&str, usize> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    for shards in [3, 1, 5, 2] {
+        let recovery = recover(dir.path(), shards).unwrap();
+        for (name, next) in &mut next {
+            let home = home_shard(name, shards);
+            let mut writer =
+                Writer::start(dir.path(), home.0, &recover(dir.path(), shards).unwrap(), one_record_per_block());
+            writer.hello(name, 1);
+            let known = format!("\"last_seq\":{}", *next - 1);
+            assert!(writer.sent.contains(&known), "{name} on {home:?} of {shards}: {}", writer.sent);
+            writer.records(*next..*next + 3);
+            *next += 3;
+        }
+        let homes_of_others = recovery.shards.iter().zip(0..).flat_map(|(shard, number)| {
+            shard.producers.iter().filter(move |known| home_shard(&known.producer, shards) != ShardId(number))
+        });
+        assert_eq!(homes_of_others.count(), 0);
+    }
+    assert_eq!(recover(dir.path(), 1).unwrap().counts.rows, 12 * 3 * 4);
+}
+
+#[test]
+fn of_many_producers_the_most_recently_used_come_last() {
+    let dir = tempfile::tempdir().unwrap();
+    for (producer, epoch) in [("b", 1), ("a", 1), ("c", 1), ("a", 2)] {
+        let mut writer = start(&dir);
+        writer.hello(producer, epoch);
+        writer.records(1..3);
+    }
+    let known = recovered(&dir).producers();
+    assert_eq!(known, [state("b", 1, 2), state("c", 1, 2), state("a", 2, 2)]);
+}
+
+#[test]
+fn a_file_larger_than_any_segment_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = segment(&dir, 9);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::File::create(&path).unwrap().set_len((4 << 30) + 1).unwrap();
+    let message = recover(dir.path(), 1).unwrap_err().to_string();
+    assert!(message.contains("00000000000000000009.ndjson") && message.contains("4294967297"), "{message}");
+}
+
+#[test]
+fn a_second_server_on_the_same_directory_is_refused_by_the_directorys_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let logs = dir.path().join("deep/logs");
+    let lock = DirLock::take(&logs).unwrap();
+    let message = DirLock::take(&logs).unwrap_err().to_string();
+    assert!(message.contains(logs.to_str().unwrap()) && message.contains("another server"), "{message}");
+    assert!(is_served(&logs));
+    drop(lock);
+    assert!(!is_served(&logs));
+    DirLock::take(&logs).unwrap();
+}
+
+#[test]
+fn a_segment_that_exists_is_never_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), ShardId(0)).unwrap();
+    fs::write(segment(&dir, 1), b"precious").unwrap();
+    let err = store.create(SegmentId(1), 4096).unwrap_err();
+    assert_eq!((err.kind(), fault(&err)), (io::ErrorKind::AlreadyExists, Fault::Broken));
+    assert_eq!(fs::read(segment(&dir, 1)).unwrap(), b"precious");
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_of_a_segment_and_stops_no_recovery() {
+    let Some(disk) = SmallDisk::mount(2 << 20) else { return };
+    let store = Store::open(disk.path(), ShardId(0)).unwrap();
+    let err = store.create(SegmentId(1), 64 << 20).unwrap_err();
+    assert_eq!(fault(&err), Fault::Full, "{err}");
+    assert_eq!(layout::segments(&disk.path().join("shard-00")).unwrap(), []);
+
+    // A segment that is both damaged and torn, on a disk without a byte to spare.
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..31);
+    writer.fates = [Fate::Torn(100)].into();
+    writer.records(31..32);
+    drop(writer);
+    let mut bytes = fs::read(segment(&dir, 1)).unwrap();
+    let at = find(&bytes, b"record 5\"");
+    bytes[at] ^= 1;
+    let torn = disk.path().join("shard-00").join(layout::segment_name(SegmentId(1)));
+    fs::write(&torn, &bytes).unwrap();
+    disk.fill();
+
+    let recovery = recover(disk.path(), 1).unwrap();
+    assert_eq!(recovery.producers(), [state("web", 1, 30)]);
+    let told = recovery.oddities.join("\n");
+    assert!(told.contains("could not be copied") && told.contains("a write was cut off"), "{told}");
+    assert_eq!(cat(disk.path()), records((1..31).filter(|&number| number != 5)));
+}
+
+#[test]
+fn the_keeper_answers_everybody_also_those_who_ask_too_late() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(dir.path(), ShardId(0)).unwrap());
+    let keeper = Keeper::spawn().unwrap();
+    let handle = keeper.handle();
+    let (opened, files) = mpsc::channel();
+    for id in 1..=3 {
+        let opened = opened.clone();
+        handle.open(store.clone(), SegmentId(id), 4096, move |file| opened.send(file).unwrap());
+    }
+    for (id, len) in [(1, 0), (2, 100), (3, 4096)] {
+        let file = Arc::new(files.recv().unwrap().unwrap());
+        handle.close(store.clone(), SegmentId(id), file, len, || {});
+    }
+    drop(keeper);
+    let lens = [1, 2, 3].map(|id| fs::metadata(segment(&dir, id)).map(|metadata| metadata.len()).ok());
+    assert_eq!(lens, [None, Some(100), Some(4096)], "dropping the keeper waits for what was asked");
+
+    handle.open(store, SegmentId(4), 4096, move |file| opened.send(file).unwrap());
+    assert!(files.recv().unwrap().is_err());
+    assert!(!segment(&dir, 4).exists());
+}
+
+#[test]
+fn a_store_that_keeps_nothing_takes_everything() {
+    let store = Store::nowhere();
+    let file = store.create(SegmentId(1), 1 << 40).unwrap();
+    file.sync().unwrap();
+    file.close(&store, SegmentId(1), 0);
+    assert!(file.direct().is_none());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    for _ in 0..200 {
+        writer.feed(&records(0..80));
+    }
+    writer.stop();
+    let mut cat = command("cat", dir.path()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(cat.stdout.take());
+    assert!(cat.wait().unwrap().success());
+}
+
+#[test]
+fn inspect_takes_a_log_directory_a_shards_and_a_single_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..11);
+    writer.stop();
+    let file = segment(&dir, 1);
+    for path in [dir.path(), file.parent().unwrap(), &file] {
+        let output = run("inspect", path);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().skip(1).collect();
+        let len = fs::metadata(&file).unwrap().len().to_string();
+        assert_eq!(row, ["1", &len, "10", "10", "10", "ended"]);
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let output = run("inspect", empty.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("shard-NN"));
+}
+
+/// What a server of one shard recovers there.
+fn recovered(dir: &TempDir) -> Recovery {
+    recover(dir.path(), 1).unwrap()
+}
+
+/// The only shard of a server, started after recovery.
+fn start(dir: &TempDir) -> Writer {
+    Writer::start(dir.path(), 0, &recovered(dir), one_record_per_block())
+}
+
+/// A shard that lost the last block of its first segment, but not the first one of its second. The number of the first
+/// record that was lost.
+fn crash_at_a_roll() -> (TempDir, usize) {
+    const PER_BLOCK: usize = 80; // Fewer syncs than with one record each.
+    let block = |number: usize| records(number * PER_BLOCK + 1..(number + 1) * PER_BLOCK + 1);
+    // How many blocks fit is found out first.
+    let trial = tempfile::tempdir().unwrap();
+    let mut writer = start(&trial);
+    writer.hello("web", 1);
+    let mut fed = 0;
+    while fs::read(segment(&trial, 2)).map_or(true, |bytes| !bytes.starts_with(b"{")) {
+        writer.feed(&block(fed));
+        fed += 1;
+    }
+    drop(writer);
+    let last = fed - 2;
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.leaves_files_long = true;
+    (0..last).for_each(|number| writer.feed(&block(number)));
+    // The last of its segment is lost; the first of the next one, and the end of the first, are written.
+    writer.fates = [Fate::Lost].into();
+    writer.feed(&block(last));
+    writer.feed(&block(last + 1));
+    drop(writer);
+    assert!(contains(&fs::read(segment(&dir, 2)).unwrap(), block(last + 1).as_bytes()));
+    (dir, last * PER_BLOCK + 1)
+}
+
+trait Producers {
+    fn producers(&self) -> Vec<ProducerState>;
+}
+
+impl Producers for Recovery {
+    fn producers(&self) -> Vec<ProducerState> {
+        self.shards.iter().flat_map(|shard| shard.producers.clone()).collect()
+    }
+}
+
+fn state(producer: &str, epoch: u64, last_seq: u64) -> ProducerState {
+    ProducerState { producer: producer.into(), epoch, last_seq }
+}
+
+fn segment(dir: &TempDir, id: u64) -> PathBuf {
+    dir.path().join(layout::shard_dir_name(ShardId(0))).join(layout::segment_name(SegmentId(id)))
+}
+
+fn quarantine(dir: &TempDir) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir.path().join("shard-00/quarantine")).unwrap();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Every file below a directory, with its bytes.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+fn copy(dir: &TempDir) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for (path, bytes) in files(dir.path()) {
+        let to = copy.path().join(path.strip_prefix(dir.path()).unwrap());
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::write(to, bytes).unwrap();
+    }
+    copy
+}
+
+fn command(name: &str, path: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringest-server"));
+    command.arg(name).arg(path);
+    command
+}
+
+fn run(name: &str, path: &Path) -> Output {
+    command(name, path).output().unwrap()
+}
+
+fn cat(path: &Path) -> String {
+    let output = run("cat", path);
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The findings, if there are any.
+fn verify(path: &Path) -> Result<(), String> {
+    let output = run("verify", path);
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8(output.stdout).unwrap()) }
+}
+
+fn find(bytes: &[u8], needle: &[u8]) -> usize {
+    bytes.windows(needle.len()).position(|window| window == needle).unwrap()
+}
+
+fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+/// A filesystem that is full soon. Only root can make one.
+struct SmallDisk {
+    dir: TempDir,
+}
+
+impl SmallDisk {
+    fn mount(len: usize) -> Option<SmallDisk> {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={len}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(SmallDisk { dir });
+        }
+        eprintln!("skipped: a small filesystem can be mounted by root only");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Takes what is left.
+    fn fill(&self) {
+        let mut ballast = fs::File::create(self.path().join("ballast")).unwrap();
+        while ballast.write_all(&[1; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.path()).output();
+    }
+}
