@@ -25,8 +25,6 @@ pub(crate) struct Segment {
     pub(crate) writes: usize,
     /// The highest batch number addressed into it.
     pub(crate) last_number: u64,
-    /// The highest batch number that a successful sync covers.
-    pub(crate) synced: u64,
     pub(crate) ending: Ending,
     /// A write or a sync of it failed.
     pub(crate) failed: bool,
@@ -172,7 +170,6 @@ impl Chain {
                 rows: 0,
                 writes: 0,
                 last_number: 0,
-                synced: 0,
                 ending: Ending::Open,
                 failed: false,
             });

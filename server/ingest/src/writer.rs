@@ -383,7 +383,6 @@ impl Writer {
             Ok(()) => {
                 tally.syncs += 1;
                 self.failures = 0;
-                segment.synced = upto;
                 if is_last {
                     segment.ending = Ending::Synced;
                 }
@@ -420,7 +419,7 @@ impl Writer {
         let ended = segment.ending == Ending::Written && segment.writes == 0 && upto == segment.last_number;
         // Blocks that nobody waits for are kept until they are synced too, so memory may have to be won back.
         let is_short = self.retain && self.spares.len() < self.limits.batches / 2;
-        let wanted = upto > segment.synced && (self.durable_wanted > self.durable || self.draining || is_short);
+        let wanted = upto > self.durable && (self.durable_wanted > self.durable || self.draining || is_short);
         // A retired segment is synced once, when its last line is written.
         let due = if segment.ending == Ending::Open { wanted } else { ended };
         if !due {
