@@ -309,3 +309,141 @@ const FLUSH_MS_MAX: u64 = 60_000;
 const SEGMENT_MIB_MAX: u64 = 2048;
 const SHARDS_MAX: usize = 1024;
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
+
+    /// What these flags come to on a machine with the cores 0-3, a quota of two and io_uring.
+    fn resolve(flags: &[&str]) -> Result<Config, Refusal> {
+        resolve_on(flags, &[], Ok(()))
+    }
+
+    fn resolve_on(flags: &[&str], env: &[(&str, &str)], uring: Result<(), &str>) -> Result<Config, Refusal> {
+        let cli = Cli::parse_from([&["ringest-server"], flags].concat());
+        let machine = Machine {
+            env: &|asked| env.iter().find(|(name, _)| *name == asked).map(|(_, value)| value.to_string()),
+            allowed: "0-3".parse().unwrap(),
+            parallelism: 2,
+            probe: &|| uring.map_err(str::to_owned),
+        };
+        Config::resolve(&cli.serve, &machine)
+    }
+
+    #[test]
+    fn the_defaults_are_those_that_are_documented() {
+        let config = resolve(&[]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:9000");
+        assert_eq!((config.ack, config.min_level), (AckLevel::Durable, Severity::Debug));
+        assert_eq!((config.backend, config.buffer_len), (Backend::Uring, 65536));
+        assert_eq!(config.cpus, [Some(0), Some(1)], "four cores are allowed, two are paid for");
+        assert_eq!(config.limits, Limits::default());
+        assert_eq!(config.log_dir, Some(PathBuf::from("./logs")));
+        assert_eq!(config.notices, [""; 0]);
+    }
+
+    #[test]
+    fn every_refusal_names_what_was_asked_for() {
+        for (flags, words) in [
+            (&["--host", "no such host"][..], "SERVER_HOST"),
+            (&["--ack", "perhaps"], "\"perhaps\""),
+            (&["--ack", "forwarded"], "does not forward yet"),
+            (&["--ack", "written", "--persistence", "false"], "nothing is written"),
+            (&["--ack", "durable", "--persistence", "false"], "nothing is durable"),
+            (&["--min-level", "loud"], "\"loud\""),
+            (&["--backend", "kqueue"], "\"kqueue\"; one of auto, uring, epoll"),
+            (&["--buffer-size", "100"], "BUFFER_SIZE=100"),
+            (&["--max-line", "100"], "MAX_LINE=100"),
+            (&["--batch-size", "0"], "BATCH_SIZE=0"),
+            (&["--batch-flush-ms", "60001"], "BATCH_FLUSH_MS=60001"),
+            (&["--segment-mib", "1"], "SEGMENT_MIB=1: at least"),
+            (&["--segment-mib", "5000"], "SEGMENT_MIB=5000"),
+            (&["--shards", "0"], "SHARDS=0"),
+            (&["--shards", "5"], "SHARDS=5: each shard has a core of its own, and there are 4 (0-3)"),
+            (&["--shards", "2", "--cpus", "3"], "there are 1 (3)"),
+            (&["--shards", "1025", "--no-pin"], "at most 1024"),
+            (&["--cpus", "2,9"], "processor 9"),
+            (&["--cpus", "two"], "`two`"),
+            (&["--cpus", "1", "--no-pin"], "--no-pin does not"),
+            (&["--drain-deadline", "soon"], "\"soon\""),
+            (&["--drain-deadline", "+5s"], "\"+5s\""),
+            (&["--drain-deadline", "2h"], "\"2h\""),
+            (&["--drain-deadline", "18446744073709551615m"], "is not a time"),
+        ] {
+            let refusal = resolve(flags).expect_err(&format!("{flags:?}")).to_string();
+            assert!(refusal.contains(words), "{flags:?}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn what_this_build_does_not_offer_is_refused_and_not_ignored() {
+        for name in ["ENABLE_TLS", "ENABLE_UDP", "CIRCUIT_BREAKER_ENABLED"] {
+            for value in ["true", "1", "Yes", "ON"] {
+                let refusal = resolve_on(&[], &[(name, value)], Ok(())).unwrap_err().to_string();
+                assert!(refusal.contains(name) && refusal.contains("not offer"), "{refusal}");
+            }
+            for value in ["false", "0", "no", ""] {
+                resolve_on(&[], &[(name, value)], Ok(())).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn epoll_takes_over_with_a_reason_unless_uring_was_asked_for() {
+        let because = "EPERM: a seccomp filter";
+        let config = resolve_on(&[], &[], Err(because)).unwrap();
+        assert_eq!(config.backend, Backend::Epoll);
+        assert!(config.notices[0].contains(because), "{:?}", config.notices);
+        let refusal = resolve_on(&["--backend", "uring"], &[], Err(because)).unwrap_err().to_string();
+        assert!(config.notices[0].starts_with(&refusal), "the same sentence: {refusal}");
+        let asked = resolve_on(&["--backend", "epoll"], &[], Err(because)).unwrap();
+        assert_eq!((asked.backend, asked.notices.len()), (Backend::Epoll, 0));
+    }
+
+    #[test]
+    fn shards_take_the_cores_that_were_listed_or_none() {
+        assert_eq!(resolve(&["--cpus", "1,3"]).unwrap().cpus, [Some(1), Some(3)]);
+        assert_eq!(resolve(&["--cpus", "0-3"]).unwrap().cpus.len(), 4, "a list is worth more than a quota");
+        assert_eq!(resolve(&["--cpus", "1,3", "--shards", "1"]).unwrap().cpus, [Some(1)]);
+        assert_eq!(resolve(&["--shards", "4"]).unwrap().cpus.len(), 4);
+        assert_eq!(resolve(&["--shards", "9", "--no-pin"]).unwrap().cpus, [None; 9]);
+    }
+
+    #[test]
+    fn without_a_disk_an_ack_promises_what_is_true_and_says_so() {
+        let config = resolve(&["--persistence", "false"]).unwrap();
+        assert_eq!((config.ack, config.log_dir), (AckLevel::Accepted, None));
+        assert!(config.notices[0].contains("nothing is stored"));
+        assert_eq!(resolve(&["--persistence", "no", "--ack", "none"]).unwrap().ack, AckLevel::None);
+    }
+
+    #[test]
+    fn whatever_is_accepted_fits_together() {
+        for max_line in [LINE_LEN_MIN, 100_000, 1 << 20, LINE_LEN_MAX] {
+            for buffer in [BUFFER_LEN_MIN, 100_000, BUFFER_LEN_MAX] {
+                let (line, buffer) = (max_line.to_string(), buffer.to_string());
+                let flags = ["--max-line", &line, "--buffer-size", &buffer, "--segment-mib", "2048"];
+                let limits = resolve(&flags).unwrap().limits;
+                assert_eq!(limits.check(), Ok(()));
+                assert!(limits.line_len_max == max_line && limits.chunk_len_max >= buffer.parse().unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_wider_address_is_pointed_out() {
+        for (host, told) in [("127.0.0.1", false), ("::1", false), ("[::1]", false), ("0.0.0.0", true), ("::", true)] {
+            let config = resolve(&["--host", host, "--port", "1"]).unwrap();
+            assert_eq!(config.notices.iter().any(|notice| notice.contains("other machines")), told, "{host}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        for (typed, ms) in [("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("3", 3000), ("0", 0)] {
+            assert_eq!(duration(typed), Ok(Duration::from_millis(ms)), "{typed}");
+        }
+    }
+}

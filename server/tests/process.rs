@@ -1,0 +1,186 @@
+//! The server as a process: what it says, which files it leaves, and with which code it ends.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_default() {
+    let resolved = |flags: &[&str], port: Option<&str>| {
+        let mut command = server();
+        command.arg("--print-config").args(flags);
+        if let Some(port) = port {
+            command.env("SERVER_PORT", port);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let config: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        config["listen"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(resolved(&[], None), "127.0.0.1:9000");
+    assert_eq!(resolved(&[], Some("9100")), "127.0.0.1:9100");
+    assert_eq!(resolved(&["--port", "9200"], Some("9100")), "127.0.0.1:9200");
+}
+
+#[test]
+fn usage_ends_with_2_and_what_cannot_be_had_with_1() {
+    let refused = |command: &mut Command, code: i32, words: &str| {
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, b"").unwrap();
+    refused(server().arg("--no-such-flag"), 2, "--no-such-flag");
+    refused(server().args(["--port", "70000"]), 2, "70000");
+    refused(server().args(["--backend", "kqueue"]), 2, "kqueue");
+    refused(server().env("ENABLE_TLS", "true"), 2, "does not offer TLS yet");
+    refused(server().arg("--log-dir").arg(file.join("logs")), 1, "file");
+    refused(server().arg("verify").arg(dir.path().join("nowhere")), 1, "nowhere");
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    refused(server().args(["--port", &port]).arg("--log-dir").arg(dir.path()), 1, "another process already listens");
+}
+
+#[test]
+fn a_stop_settles_what_was_taken_and_closes_the_books() {
+    for backend in ["uring", "epoll"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut running = Running::start(dir.path(), &["--backend", backend]);
+        let mut client = TcpStream::connect(&running.address).unwrap();
+        let lines: String = (0..100).map(|n| format!("{{\"level\":\"info\",\"message\":{n}}}\n")).collect();
+        client.write_all(lines.as_bytes()).unwrap();
+        client.write_all(b"nonsense\n").unwrap();
+        let replies = BufReader::new(&client).lines().take(101).map(Result::unwrap);
+        assert_eq!(replies.filter(|reply| reply.contains("\"ok\"")).count(), 100);
+
+        running.signal("TERM");
+        let (code, said) = running.end();
+        assert_eq!(code, Some(0), "{said}");
+        let total = said.lines().find(|line| line.contains("total:")).expect("the books are reported");
+        assert!(total.contains("received 101 = stored 100 + filtered 0"), "{total}");
+        assert!(total.contains("(bad_json 1)") && total.contains("the books close"), "{total}");
+        assert!(!dir.path().join("ready").exists());
+
+        let stored = server().arg("cat").arg(dir.path().join("logs")).output().unwrap().stdout;
+        assert_eq!(String::from_utf8(stored).unwrap(), lines);
+        let verified = server().arg("verify").arg(dir.path().join("logs")).output().unwrap();
+        assert!(verified.status.success());
+    }
+}
+
+#[test]
+fn a_directory_has_one_server_and_readers_as_many_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(dir.path(), &[]);
+    let mut client = TcpStream::connect(&running.address).unwrap();
+    client.write_all(b"{\"level\":\"info\",\"message\":1}\n").unwrap();
+    let mut reply = String::new();
+    BufReader::new(&client).read_line(&mut reply).unwrap();
+
+    let logs = dir.path().join("logs");
+    let second = server().args(["--port", "0"]).arg("--log-dir").arg(&logs).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(stderr(&second).contains(logs.to_str().unwrap()), "{}", stderr(&second));
+    let read = server().arg("cat").arg(&logs).output().unwrap();
+    assert_eq!(String::from_utf8(read.stdout).unwrap(), "{\"level\":\"info\",\"message\":1}\n");
+    assert!(server().arg("verify").arg(&logs).output().unwrap().status.success());
+}
+
+#[test]
+fn a_server_that_keeps_nothing_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut running = Running::start(dir.path(), &["--persistence", "false"]);
+    let mut client = TcpStream::connect(&running.address).unwrap();
+    client.write_all(b"{\"level\":\"info\",\"message\":1}\n").unwrap();
+    let mut reply = String::new();
+    BufReader::new(&client).read_line(&mut reply).unwrap();
+    assert!(reply.contains("\"ok\""), "{reply}");
+    running.signal("INT");
+    assert_eq!(running.end().0, Some(0));
+    assert!(!dir.path().join("logs").exists());
+}
+
+#[test]
+fn a_reader_of_standard_error_that_goes_away_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut running = Running::start(dir.path(), &[]);
+    drop(running.child.stderr.take());
+    running.signal("TERM");
+    assert_eq!(running.end().0, Some(0));
+}
+
+/// A server that takes connections. Killed if a test ends before it has.
+struct Running {
+    child: Child,
+    address: String,
+}
+
+impl Running {
+    fn start(dir: &Path, flags: &[&str]) -> Running {
+        let ready = dir.join("ready");
+        let mut child = server()
+            .args(["--port", "0", "--shards", "1", "--ready-file"])
+            .arg(&ready)
+            .arg("--log-dir")
+            .arg(dir.join("logs"))
+            .args(flags)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(text) = fs::read_to_string(&ready) {
+                let (address, pid) = text.trim().split_once(' ').unwrap();
+                assert_eq!(pid, child.id().to_string());
+                return Running { address: address.to_owned(), child };
+            }
+            assert!(child.try_wait().unwrap().is_none(), "the server ended before it was ready");
+            assert!(Instant::now() < deadline, "the server is not ready after {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Its exit code and what it said.
+    fn end(&mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            stderr.read_to_string(&mut said).unwrap();
+        }
+        (self.child.wait().unwrap().code(), said)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary, with none of its variables set.
+fn server() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringest-server"));
+    for name in ["SERVER_HOST", "SERVER_PORT", "LOG_DIR", "ACK", "BACKEND", "SHARDS", "CPU_LIST", "ENABLE_PERSISTENCE"]
+    {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// How long a server may take to be ready on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
