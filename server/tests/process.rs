@@ -75,6 +75,39 @@ fn a_stop_settles_what_was_taken_and_closes_the_books() {
 }
 
 #[test]
+fn a_second_signal_ends_at_once_and_a_deadline_ends_what_does_not() {
+    for (second, deadline, expected) in [(Some("INT"), "60s", 130), (Some("TERM"), "60s", 143), (None, "1ms", 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut running = Running::start(dir.path(), &["--drain-deadline", deadline]);
+        let _client = deaf_client(&running.address);
+        running.signal("TERM");
+        std::thread::sleep(Duration::from_millis(100));
+        if let Some(second) = second {
+            running.signal(second);
+        }
+        let (code, said) = running.end();
+        assert_eq!(code, Some(expected), "{said}");
+        assert_eq!(said.contains("is given up"), second.is_none(), "{said}");
+        assert!(!dir.path().join("ready").exists());
+    }
+}
+
+/// A client that is owed more replies than the kernel holds for it, and takes none: a drain waits a second for it.
+fn deaf_client(address: &str) -> TcpStream {
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let lines = "{\"level\":\"info\",\"message\":1}\n".repeat(10_000);
+    let mut quiet_since = Instant::now();
+    while quiet_since.elapsed() < Duration::from_millis(200) {
+        match client.write(lines.as_bytes()) {
+            Ok(_) => quiet_since = Instant::now(),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    client
+}
+
+#[test]
 fn a_directory_has_one_server_and_readers_as_many_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(dir.path(), &[]);

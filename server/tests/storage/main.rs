@@ -172,6 +172,20 @@ fn damage_is_copied_aside_and_what_is_behind_it_still_counts() {
 }
 
 #[test]
+fn damage_near_the_end_is_no_lost_write_if_every_byte_of_it_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..11);
+    drop(writer);
+    let path = segment(&dir, 1);
+    let at = find(&fs::read(&path).unwrap(), b"record 8\"");
+    flip(&path, at);
+    assert_eq!(recovered(&dir).producers(), [state("web", 1, 10)], "9 and 10 were acknowledged");
+    assert_eq!(cat(dir.path()), records([1, 2, 3, 4, 5, 6, 7, 9, 10]));
+}
+
+#[test]
 fn a_zeroed_block_long_ago_is_damage_and_not_a_lost_write() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = start(&dir);
