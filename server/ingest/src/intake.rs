@@ -19,6 +19,8 @@ pub(crate) struct Intake {
     pub(crate) producers: Producers,
     pub(crate) writer: Writer,
     pub(crate) tally: Tally,
+    /// Why lines of this chunk cannot be taken, where they cannot.
+    pub(crate) refusal: Option<Code>,
 }
 
 /// Where lines come from: many, as they lie in a chunk, or one that was pieced together.
@@ -114,12 +116,12 @@ impl<'b, 'c> Gather<'b, 'c> {
 impl Intake {
     /// Takes lines of a plain session: each is owed one reply.
     pub(crate) fn take_plain(&mut self, id: SessionId, session: &mut Session, mut source: Source<'_>, now: Instant) {
-        let refusal = self.refusal();
+        let refusal = self.refusal;
         let level = session.level;
-        let Intake { parser, producers, writer, tally, min_level, .. } = self;
+        let Intake { parser, writer, tally, min_level, .. } = self;
         let mut place = match refusal {
             None => {
-                let (batch, number) = writer.admit(producers, now);
+                let (batch, number) = writer.admit(now);
                 Some((Gather::new(batch, source.bytes()), number))
             }
             Some(_) => None,
@@ -179,7 +181,7 @@ impl Intake {
         source: &mut Source<'_>,
         now: Instant,
     ) -> Option<Line> {
-        let refusal = self.refusal();
+        let refusal = self.refusal;
         let level = session.level;
         let Mode::Stream(stream) = &mut session.mode else {
             return None;
@@ -190,7 +192,7 @@ impl Intake {
         }
         let Intake { parser, producers, writer, tally, min_level, .. } = self;
         let mut place = match stream.nacked {
-            None => Some(writer.admit(producers, now)),
+            None => Some(writer.admit(now)),
             Some(_) => None,
         };
         let number = place.as_ref().map_or(0, |(_, number)| *number);
@@ -267,14 +269,18 @@ impl Intake {
         }
     }
 
-    /// Why lines cannot be taken now, where they cannot.
-    fn refusal(&self) -> Option<Code> {
-        match self.writer.gate() {
+    /// A chunk arrives. Whether it is taken is decided once, for all of it: what it completes, holds and leaves behind
+    /// goes into one batch, which has room for that.
+    pub(crate) fn begin_chunk(&mut self) {
+        self.refusal = match self.writer.gate() {
             Gate::Refuse(code) => Some(code),
             // A driver asks first; one that does not loses nothing, it is told to come back.
             Gate::Wait => Some(Code::Overloaded),
-            Gate::Open => None,
-        }
+            Gate::Open => {
+                self.writer.make_room(&self.producers);
+                None
+            }
+        };
     }
 
     /// Whether what a producer sent is as safe as it will be, and as `level` promises.

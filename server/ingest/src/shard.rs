@@ -140,6 +140,7 @@ impl Shard {
                 writer: Writer::new(limits, config.shard, retain, config.first_segment),
                 tally: Tally::new(),
                 limits: limits.clone(),
+                refusal: None,
             },
             sessions: Slab::new(),
             ready: VecDeque::new(),
@@ -209,6 +210,7 @@ impl Shard {
             }
             let mut framer = std::mem::take(&mut session.framer);
             let stash = std::mem::take(&mut session.stash);
+            shard.intake.begin_chunk();
             if !stash.is_empty() {
                 session.mode = Mode::Plain(Replies::default()); // A first line that might have become a hello.
                 shard.take_single(id, session, trim_cr(&stash));
@@ -386,6 +388,7 @@ impl Shard {
     fn feed_lines(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
         let limit = u32::try_from(self.intake.limits.line_len_max).unwrap_or(u32::MAX);
         let mut framer = std::mem::take(&mut session.framer);
+        self.intake.begin_chunk();
         let split = framer.split(chunk);
         match split.head {
             Head::None => {}

@@ -145,11 +145,16 @@ impl Writer {
         open.fits(self.limits.intake_len_max(), self.limits.batch_len_max)
     }
 
-    /// The batch that takes the next chunk, and its number. Call only while the [`gate`](Self::gate) is open.
-    pub(crate) fn admit(&mut self, producers: &Producers, now: Instant) -> (&mut Batch, u64) {
+    /// Seals the open batch if it has no room for a whole chunk.
+    pub(crate) fn make_room(&mut self, producers: &Producers) {
         if self.open.as_ref().is_some_and(|open| !self.takes_chunk(open)) {
             self.seal(producers);
         }
+    }
+
+    /// The batch that takes the lines of a chunk, and its number. Call only for a chunk that found the
+    /// [`gate`](Self::gate) open, and for which there is [room](Self::make_room).
+    pub(crate) fn admit(&mut self, now: Instant) -> (&mut Batch, u64) {
         let number = self.open_number;
         let open = self.open.get_or_insert_with(|| {
             let arena = self.spares.pop().expect("the gate is open only while a batch is spare");
