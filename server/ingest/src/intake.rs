@@ -126,17 +126,18 @@ impl Intake {
             }
             Some(_) => None,
         };
-        let number = place.as_ref().map_or(0, |(_, number)| *number);
+        // The batch that the replies wait for: none, until a line goes into it.
+        let mut batch = 0;
         let mut replies = match &mut session.mode {
             Mode::Plain(replies) => Some(replies),
             _ => None,
         };
         let (mut received, mut filtered, mut fine) = (0, 0, 0);
-        let mut refuse = |fine: &mut u64, code: Code, at: u32| {
+        let mut refuse = |fine: &mut u64, batch: u64, code: Code, at: u32| {
             tally.rejected[code as usize] += 1;
             if let Some(replies) = &mut replies {
                 if level != AckLevel::None {
-                    replies.owe_ok(number, *fine);
+                    replies.owe_ok(batch, *fine);
                 }
                 replies.owe_error(code, at);
             }
@@ -145,25 +146,26 @@ impl Intake {
         while let Some(line) = source.next(parser) {
             received += 1;
             match (line.verdict, &mut place) {
-                (Ok(severity), Some((gather, _))) if severity >= *min_level => {
+                (Ok(severity), Some((gather, number))) if severity >= *min_level => {
                     tally.unknown_level += u64::from(severity == Severity::Unknown);
                     gather.keep(&line);
+                    batch = *number;
                     fine += 1;
                 }
                 (Ok(severity), None) if severity >= *min_level => {
-                    refuse(&mut fine, refusal.expect("without a place there is a refusal"), 0);
+                    refuse(&mut fine, batch, refusal.expect("without a place there is a refusal"), 0);
                 }
                 (Ok(_), _) => {
                     filtered += 1;
                     fine += 1;
                 }
-                (Err(Reject { code, at }), _) => refuse(&mut fine, code, at),
+                (Err(Reject { code, at }), _) => refuse(&mut fine, batch, code, at),
             }
         }
         if let Some(replies) = replies
             && level != AckLevel::None
         {
-            replies.owe_ok(number, fine);
+            replies.owe_ok(batch, fine);
         }
         tally.received += received;
         tally.filtered += filtered;
@@ -243,6 +245,7 @@ impl Intake {
 
         let upto = stream.next_seq - 1;
         if upto < first {
+            self.writer.discard_empty();
             return control;
         }
         let (producer, epoch) = (stream.producer, stream.epoch);
@@ -255,9 +258,12 @@ impl Intake {
         stream.owe(Settled { batch: entry.last_batch, upto, ..settled });
         if upto >= first_new {
             self.admitted(id, level, Run { producer: Some(producer), epoch, first: first_new, upto, rows });
-        } else if level == AckLevel::Durable {
-            let repeated = self.producers[producer].last_batch;
-            self.writer.want_durable(repeated, id);
+        } else {
+            self.writer.discard_empty();
+            if level == AckLevel::Durable {
+                let repeated = self.producers[producer].last_batch;
+                self.writer.want_durable(repeated, id);
+            }
         }
         control
     }
@@ -266,6 +272,8 @@ impl Intake {
     fn admitted(&mut self, id: SessionId, level: AckLevel, run: Run) {
         if run.rows > 0 || run.producer.is_some() {
             self.writer.handle_admitted(run, id, level);
+        } else {
+            self.writer.discard_empty();
         }
     }
 

@@ -186,6 +186,15 @@ impl Writer {
         }
     }
 
+    /// Puts the open batch back if nothing went into it, so that no block without meaning is written.
+    pub(crate) fn discard_empty(&mut self) {
+        if let Some(empty) = self.open.take_if(|open| open.runs.is_empty()) {
+            self.spares.push(empty.arena);
+            self.spare_runs.push(empty.runs);
+            self.spare_sessions.push(empty.sessions);
+        }
+    }
+
     /// Somebody asks for what can be had without waiting for more.
     pub(crate) fn flush(&mut self) {
         if let Some(open) = &mut self.open {
