@@ -90,12 +90,12 @@ impl Walk<'_> {
             }
             'value: loop {
                 match self.byte()? {
-                    first @ (b'-' | b'0'..=b'9') => {
-                        // No branch: signs come at random.
-                        self.at += u32::from(first == b'-');
+                    b'0'..=b'9' => self.number()?,
+                    b'"' => self.string()?,
+                    b'-' => {
+                        self.at += 1;
                         self.number()?;
                     }
-                    b'"' => self.string()?,
                     b'{' => {
                         if self.open(levels_max, b'{')? {
                             continue 'key;
