@@ -3,7 +3,7 @@
 use crate::producer::ProducerId;
 use ringest_wire::answer::{Ack, Answer, Rejection, Totals};
 use ringest_wire::frame::Framer;
-use ringest_wire::{AckLevel, Code, reply};
+use ringest_wire::{AckLevel, Code, control, reply};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -143,8 +143,14 @@ impl Session {
             return;
         }
         self.is_closing = true;
-        self.stash = Vec::new();
-        if !matches!(self.mode, Mode::Plain(_) | Mode::Muted) {
+        let stash = std::mem::take(&mut self.stash);
+        let is_session = match self.mode {
+            Mode::Plain(_) | Mode::Muted => false,
+            // Who has not begun to say hello may be a plain client, and would take it for a reply.
+            Mode::Fresh => stash.starts_with(control::PREFIX),
+            Mode::Moving | Mode::Joining(_) | Mode::Stream(_) => true,
+        };
+        if is_session {
             self.farewell = Some(Box::new((code, reason.to_owned())));
         }
     }
