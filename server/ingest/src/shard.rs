@@ -564,7 +564,7 @@ impl Shard {
     fn serve(&mut self, id: SessionId) -> Option<Action> {
         let session = self.sessions.get_mut(id)?;
         session.is_ready = false;
-        let gives_up = session.is_closing && matches!(session.mode, Mode::Muted);
+        let gives_up = (session.is_closing || self.is_draining) && matches!(session.mode, Mode::Muted);
         if session.sending_since.is_some() && !gives_up {
             return None;
         }
