@@ -58,6 +58,8 @@ pub struct Parser {
     index: BlockIndex,
     /// The run of whole lines of the loaded body that is indexed.
     piece: Range<usize>,
+    /// The longest piece that `index` has room for.
+    index_len: usize,
     /// The piece is not UTF-8, so some line in it is not.
     suspect: bool,
     /// Where the next line of the loaded body starts.
@@ -72,12 +74,14 @@ impl Parser {
     pub fn new(line_len_max: usize, depth_max: usize) -> Parser {
         assert!(line_len_max <= u32::MAX as usize / 2, "an offset in a line fits a u32");
         assert!((1..=DEPTH_MAX).contains(&depth_max), "depth_max is 1 to {DEPTH_MAX}");
+        let index_len = PIECE_LEN.max(line_len_max + b"\r\n".len());
         Parser {
             line_len_max,
             depth_max,
             arbiter: Arbiter::new(line_len_max, depth_max),
             line_index: BlockIndex::with_capacity(line_len_max + 1),
-            index: BlockIndex::with_capacity(PIECE_LEN.max(line_len_max + b"\r\n".len())),
+            index: BlockIndex::with_capacity(index_len),
+            index_len,
             piece: 0..0,
             suspect: false,
             at: 0,
@@ -116,7 +120,11 @@ impl Parser {
     pub fn next_line(&mut self, body: &[u8]) -> Option<Line> {
         loop {
             if self.at == self.piece.end {
-                self.index_piece(body)?;
+                let len = piece_len(&body[self.at..])?;
+                if len > self.index_len {
+                    return Some(self.skip_long_line(body, len));
+                }
+                self.index_piece(body, len);
             }
             let (base, start) = (self.piece.start, self.at);
             let piece = &body[base..];
@@ -158,19 +166,23 @@ impl Parser {
         }
     }
 
-    /// Indexes the next piece of the body: as many whole lines as fit, or one that is longer.
-    fn index_piece(&mut self, body: &[u8]) -> Option<()> {
-        let rest = &body[self.at..];
-        let len = match memrchr(b'\n', &rest[..rest.len().min(PIECE_LEN)]) {
-            Some(newline) => newline + 1,
-            None => memchr(b'\n', rest)? + 1,
-        };
+    /// Indexes the next `len` bytes.
+    fn index_piece(&mut self, body: &[u8], len: usize) {
         self.piece = self.at..self.at + len;
         self.cursor = 0;
-        let piece = &rest[..len];
+        let piece = &body[self.piece.clone()];
         self.index.build(piece);
         self.suspect = !self.index.is_ascii() && simdutf8::basic::from_utf8(piece).is_err();
-        Some(())
+    }
+
+    /// Refuses a line of `len` bytes that is longer than any line may be, without looking into it.
+    #[cold]
+    fn skip_long_line(&mut self, body: &[u8], len: usize) -> Line {
+        let start = self.at;
+        self.at += len;
+        self.piece = self.at..self.at;
+        let line = frame::trim_cr(&body[start..self.at - 1]);
+        Line { start, end: start + line.len(), next: self.at, verdict: self.judge(line) }
     }
 
     /// The verdict on a line that the walk does not know.
@@ -184,6 +196,13 @@ impl Parser {
         }
         self.arbiter.judge(line)
     }
+}
+
+/// The next piece of what is left of a body: as many whole lines as fit, or one that is longer.
+fn piece_len(rest: &[u8]) -> Option<usize> {
+    let fitting = &rest[..rest.len().min(PIECE_LEN)];
+    let newline = memrchr(b'\n', fitting).or_else(|| memchr(b'\n', rest))?;
+    Some(newline + 1)
 }
 
 /// Bytes indexed at a time: the piece and its index stay in the first-level cache.
