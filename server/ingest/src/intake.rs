@@ -252,6 +252,10 @@ impl Intake {
         let first_new = first.max(last_seq + 1);
         let entry = &mut producers[producer];
         if upto >= first_new {
+            entry.is_doubtful |= self.writer.are_doubtful(entry.first_batch, entry.last_batch);
+            if entry.last_batch <= self.writer.position(AckLevel::Durable) {
+                entry.first_batch = number;
+            }
             (entry.last_seq, entry.last_batch) = (upto, number);
         }
         // Duplicates alone wait for what they repeat.
@@ -289,6 +293,12 @@ impl Intake {
                 None
             }
         };
+    }
+
+    /// Whether lines of a producer may be lost that were acknowledged at a weaker level than durable.
+    pub(crate) fn is_doubtful(&self, producer: ProducerId) -> bool {
+        let entry = &self.producers[producer];
+        entry.is_doubtful || self.writer.are_doubtful(entry.first_batch, entry.last_batch)
     }
 
     /// Whether what a producer sent is as safe as it will be, and as `level` promises.

@@ -27,10 +27,22 @@ pub(crate) struct Producer {
     pub(crate) last_seq: u64,
     /// The batch that settles `last_seq`.
     pub(crate) last_batch: u64,
+    /// No batch before this one has lines of it that may not be durable.
+    pub(crate) first_batch: u64,
+    /// Lines of this incarnation that were acknowledged at a weak level may be lost.
+    pub(crate) is_doubtful: bool,
     /// The connection that speaks for it.
     pub(crate) session: Option<SessionId>,
     /// When it was last used, as a count of uses.
     used: u64,
+}
+
+impl Producer {
+    /// Begins another incarnation. Whatever was sent before is settled.
+    pub(crate) fn begin(&mut self, epoch: u64) {
+        (self.epoch, self.last_seq) = (epoch, 0);
+        (self.last_batch, self.first_batch, self.is_doubtful) = (0, 0, false);
+    }
 }
 
 /// The producers that this shard remembers: at most a fixed number, the least recently used forgotten first.
@@ -67,8 +79,16 @@ impl Producers {
         if let Some(&id) = self.by_name.get(name) {
             return Some((id, true));
         }
-        let producer =
-            Producer { name: name.into(), epoch, last_seq: 0, last_batch: 0, session: None, used: self.stamp() };
+        let producer = Producer {
+            name: name.into(),
+            epoch,
+            last_seq: 0,
+            last_batch: 0,
+            first_batch: 0,
+            is_doubtful: false,
+            session: None,
+            used: self.stamp(),
+        };
         let used = producer.used;
         let id = if self.table.len() < self.max {
             let id = ProducerId(u32::try_from(self.table.len()).expect("producers are bounded far below 2^32"));

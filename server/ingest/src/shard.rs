@@ -496,10 +496,12 @@ impl Shard {
             return;
         };
         let mut stream = stream;
+        let is_doubtful = self.intake.is_doubtful(stream.producer);
         let entry = &mut self.intake.producers[stream.producer];
         if stream.epoch > entry.epoch {
-            (entry.epoch, entry.last_seq, entry.last_batch, stream.known) = (stream.epoch, 0, 0, false);
-        } else if session.level == AckLevel::Durable && self.intake.writer.is_doubtful(entry.last_batch) {
+            entry.begin(stream.epoch);
+            stream.known = false;
+        } else if session.level == AckLevel::Durable && is_doubtful {
             // It was acked at a weaker level, and cannot be promised at this one.
             let reason = "storage failed: what is acknowledged of this epoch may be lost; go on with a higher epoch";
             session.mode = Mode::Stream(stream);

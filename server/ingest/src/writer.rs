@@ -537,9 +537,9 @@ impl Writer {
         number <= if needs_sync { self.durable } else { self.written }
     }
 
-    /// Whether that batch may be lost, although it was acknowledged at a weaker level than durable.
-    pub(crate) fn is_doubtful(&self, number: u64) -> bool {
-        self.doubtful.is_some_and(|(from, upto)| from < number && number <= upto)
+    /// Whether one of these batches may be lost, although it was acknowledged at a weaker level than durable.
+    pub(crate) fn are_doubtful(&self, first: u64, last: u64) -> bool {
+        self.doubtful.is_some_and(|(from, upto)| from < last && first <= upto)
     }
 }
 
