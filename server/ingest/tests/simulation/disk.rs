@@ -6,7 +6,7 @@
 
 use crate::rng::Rng;
 use ringest_wire::AckLevel;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const SECTOR: usize = 512;
 
@@ -29,12 +29,16 @@ pub(crate) struct File {
     pub(crate) pieces: Vec<Piece>,
     /// A write or a sync of it failed.
     pub(crate) failed: bool,
+    /// What was written and not synced may be gone, even for readers.
+    has_lost: bool,
     pub(crate) closed: bool,
     /// Nothing past it counts: cut, or declared void by a later segment.
     pub(crate) counts: u64,
     /// Cut to this length; a power cut may undo it, unless it was synced.
     cut: Option<u64>,
     is_cut_synced: bool,
+    /// Where the damage starts that was copied aside.
+    set_aside: BTreeSet<usize>,
 }
 
 #[derive(Debug)]
@@ -134,6 +138,15 @@ impl File {
         self.cut.is_some()
     }
 
+    /// Damage that starts there is copied, for good.
+    pub(crate) fn set_aside(&mut self, from: usize) {
+        self.set_aside.insert(from);
+    }
+
+    pub(crate) fn is_set_aside(&self, from: usize) -> bool {
+        self.set_aside.contains(&from)
+    }
+
     /// Recovery has decided: these bytes and no more, all of them safe.
     pub(crate) fn settle(&mut self, len: usize) {
         let mut bytes = std::mem::take(&mut self.cache);
@@ -147,6 +160,7 @@ impl File {
             counts: len as u64,
             cut: Some(len as u64),
             is_cut_synced: true,
+            set_aside: std::mem::take(&mut self.set_aside),
             ..File::default()
         };
     }
@@ -193,6 +207,7 @@ impl File {
 
     /// Some of what was to be made durable is, some of it is lost already, some only when the power goes.
     pub(crate) fn fail_sync(&mut self, rng: &mut Rng) {
+        self.has_lost = true;
         for sector in self.dirty() {
             match rng.below(4) {
                 0 => self.persist(sector),
@@ -217,6 +232,11 @@ impl File {
         let upto = &self.pieces[..=piece];
         let end = upto[piece].offset + upto[piece].len as u64;
         end <= self.counts && upto.iter().all(|piece| piece.state >= need)
+    }
+
+    /// Whether a process that dies leaves that piece behind.
+    pub(crate) fn keeps(&self, piece: usize) -> bool {
+        self.holds(piece, if self.has_lost { AckLevel::Durable } else { AckLevel::Written })
     }
 
     fn grow(&mut self, len: usize) {

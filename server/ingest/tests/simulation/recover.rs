@@ -23,6 +23,8 @@ pub(crate) struct Found {
 pub(crate) struct Survey {
     /// Per segment, oldest first: the bytes that count.
     pub(crate) keep: Vec<(u64, usize)>,
+    /// Damage in what is kept: segment and where it starts.
+    pub(crate) damage: Vec<(u64, usize)>,
     /// Oldest first.
     pub(crate) blocks: Vec<Found>,
     pub(crate) oddities: Oddities,
@@ -40,12 +42,19 @@ struct Segment {
     id: u64,
     keep: usize,
     is_ended: bool,
-    is_damaged: bool,
+    damage: Vec<(u64, usize)>,
     is_torn: bool,
     voids: Vec<(SegmentId, u64)>,
     blocks: Vec<Found>,
     /// Places that were never written: where they start, and how many blocks lie before them.
     gaps: Vec<(usize, usize)>,
+}
+
+impl Survey {
+    pub(crate) fn brief(&self) -> String {
+        let blocks: Vec<_> = self.blocks.iter().map(|block| (block.segment, block.offset, block.len)).collect();
+        format!("{:?} {:?} {blocks:?}", self.oddities, self.keep)
+    }
 }
 
 /// Reads a directory of a shard that holds at most `batches` blocks in memory.
@@ -71,7 +80,9 @@ pub(crate) fn survey(disk: &Disk, batches: usize) -> Survey {
             voids.entry(void).or_insert(len);
         }
         let blocks = segment.blocks.len();
-        let is_unfinished = |&&(_, before): &&(usize, usize)| (1..batches).contains(&(blocks - before + behind));
+        let is_unfinished = |&&(from, before): &&(usize, usize)| {
+            !file.is_set_aside(from) && (1..batches).contains(&(blocks - before + behind))
+        };
         if let Some(&(from, _)) = segment.gaps.iter().find(is_unfinished) {
             for newer in &mut segments {
                 *newer = walk(newer.id, &[]);
@@ -80,15 +91,16 @@ pub(crate) fn survey(disk: &Disk, batches: usize) -> Survey {
             oddities.disowned += 1;
         }
         oddities.torn += u64::from(segment.is_torn);
-        oddities.damaged += u64::from(segment.is_damaged);
+        oddities.damaged += segment.damage.len() as u64;
         behind += blocks;
         segments.push(segment);
     }
     segments.reverse();
     // Without a block, and without damage that may hold one, nothing has to be kept.
-    let is_worth = |segment: &&Segment| !segment.blocks.is_empty() || segment.is_damaged;
+    let is_worth = |segment: &&Segment| !segment.blocks.is_empty() || !segment.damage.is_empty();
     Survey {
         keep: segments.iter().filter(is_worth).map(|segment| (segment.id, segment.keep)).collect(),
+        damage: segments.iter().flat_map(|segment| segment.damage.clone()).collect(),
         blocks: segments.into_iter().flat_map(|segment| segment.blocks).collect(),
         oddities,
     }
@@ -99,7 +111,7 @@ fn walk(id: u64, bytes: &[u8]) -> Segment {
         id,
         keep: bytes.len(),
         is_ended: false,
-        is_damaged: false,
+        damage: Vec::new(),
         is_torn: false,
         voids: Vec::new(),
         blocks: Vec::new(),
@@ -124,7 +136,7 @@ fn walk(id: u64, bytes: &[u8]) -> Segment {
                 if bytes[from as usize..to as usize].contains(&0) {
                     segment.gaps.push((from as usize, segment.blocks.len()));
                 }
-                segment.is_damaged = true;
+                segment.damage.push((id, from as usize));
             }
             Item::Tail { from, is_torn } => {
                 if !segment.is_ended {
@@ -138,10 +150,13 @@ fn walk(id: u64, bytes: &[u8]) -> Segment {
     segment
 }
 
-/// Makes the files say what the survey says; all of them, or those that `reached` lets through before the next crash.
-/// In the order of the real server: what is void first, then from the newest back.
+/// Makes the files say what the survey says. Damage is copied aside first, and the copy remembers it: a place that was
+/// once judged to be damage is never taken for a write that was cut off, however few blocks are behind it by then.
 pub(crate) fn settle(disk: &mut Disk, survey: &Survey) {
     let keep: BTreeMap<u64, usize> = survey.keep.iter().copied().collect();
+    for &(id, from) in &survey.damage {
+        disk.files.get_mut(&id).expect("damage is kept").set_aside(from);
+    }
     disk.files.retain(|id, file| match keep.get(id) {
         Some(&len) => {
             file.settle(len);

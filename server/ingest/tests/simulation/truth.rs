@@ -154,10 +154,12 @@ impl Truth {
         assert!(rest.is_empty(), "every row belongs to a run");
     }
 
-    /// Which lines are still what they were promised to be. Storage that fails after a write can take that back.
+    /// Which lines a process that dies now leaves behind. Storage that fails after a write can take lines back.
     pub(crate) fn kept(&self, disks: &[Disk]) -> Vec<bool> {
-        let is_kept = |rid: usize| self.lines[rid].promised.is_some_and(|level| self.holds(rid, level, disks));
-        (0..self.lines.len()).map(is_kept).collect()
+        let keeps = |&(dir, segment, piece): &(usize, u64, usize)| {
+            disks[dir].files.get(&segment).is_some_and(|file| file.keeps(piece))
+        };
+        self.lines.iter().map(|line| line.places.iter().any(keeps)).collect()
     }
 
     /// After a crash that spares what was `kept` at `level` or above: holds what was recovered against what was
@@ -211,6 +213,9 @@ impl Truth {
             );
             let line = &mut self.lines[rid];
             line.is_forgiven |= !is_stored && passed;
+            if !is_stored {
+                line.promised = None; // The crash was what that level does not outlive.
+            }
         }
     }
 

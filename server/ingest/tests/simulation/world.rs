@@ -252,7 +252,8 @@ impl World {
         let again = self.survey();
         for (first, second) in found.iter().zip(&again) {
             let is_same = first.keep == second.keep && first.blocks == second.blocks;
-            assert!(is_same, "I7: recovery comes to the same end twice");
+            let (one, two) = (first.brief(), second.brief());
+            assert!(is_same, "I7: recovery comes to the same end twice:\n{one}\n{two}");
             let oddities = first.oddities;
             self.saw_if("recovery cut a torn tail", oddities.torn > 0);
             self.saw_if("recovery left out what a later segment declared void", oddities.void > 0);
@@ -331,9 +332,10 @@ impl World {
                 assert!(matches!(items.last(), Some(Item::End { .. })), "a drained segment is ended");
             }
         }
-        // All that was admitted is safe now, whatever was promised of it.
+        // All that was admitted is safe now, whatever was promised of it; unless storage failed after it was let go of.
+        let least = if self.has_failed { AckLevel::Durable } else { AckLevel::Accepted };
         for rid in 0..self.truth.lines.len() {
-            if self.truth.lines[rid].promised.is_some_and(|level| level >= AckLevel::Accepted) {
+            if self.truth.lines[rid].promised.is_some_and(|level| level >= least) {
                 self.truth.promise(rid, AckLevel::Durable, &self.disks, "everybody, after a drain,");
             }
         }
@@ -1082,7 +1084,7 @@ fn limits(rng: &mut Rng) -> Limits {
     let batch_len_max = line_len_max + chunk_len_max + 2 + rng.index(8000);
     let mut limits = Limits {
         line_len_max,
-        depth_max: rng.within(2, 64) as usize,
+        depth_max: rng.within(4, 64) as usize,
         chunk_len_max,
         batch_len_max,
         batches: writes_max + 2 + rng.index(3),
