@@ -10,7 +10,7 @@ use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
 use ringest_server::worker::{self, WorkerPlan};
 use ringest_server::{inspect, notice};
 use ringest_sys::net;
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{self, ExitCode};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 }
 
 fn print(config: &Config) -> io::Result<ExitCode> {
-    println!("{:#}", config.to_json());
+    writeln!(io::stdout(), "{:#}", config.to_json())?;
     Ok(ExitCode::SUCCESS)
 }
 
