@@ -23,7 +23,9 @@ pub(crate) struct Segment {
     pub(crate) rows: u64,
     /// Writes under way.
     pub(crate) writes: usize,
-    /// The highest batch number addressed into it.
+    /// The lowest batch number addressed into it.
+    pub(crate) first_number: u64,
+    /// The highest.
     pub(crate) last_number: u64,
     pub(crate) ending: Ending,
     /// A write or a sync of it failed.
@@ -169,6 +171,7 @@ impl Chain {
                 end: 0,
                 rows: 0,
                 writes: 0,
+                first_number: 0,
                 last_number: 0,
                 ending: Ending::Open,
                 failed: false,

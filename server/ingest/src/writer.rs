@@ -334,6 +334,9 @@ impl Writer {
             segment.end += block.len() as u64;
             segment.rows += u64::from(block.rows);
             segment.last_number = block.number;
+            if offset == 0 {
+                segment.first_number = block.number;
+            }
             segment.writes += 1;
             self.issued += 1;
             self.writes += 1;
@@ -433,7 +436,8 @@ impl Writer {
         let ended = segment.ending == Ending::Written && segment.writes == 0 && upto == segment.last_number;
         // Blocks that nobody waits for are kept until they are synced too, so memory may have to be won back.
         let is_short = self.retain && self.spares.len() < self.limits.batches / 2;
-        let wanted = upto > self.durable && (self.durable_wanted > self.durable || self.draining || is_short);
+        let covers = upto > self.durable && upto >= segment.first_number;
+        let wanted = covers && (self.durable_wanted > self.durable || self.draining || is_short);
         // A retired segment is synced once, when its last line is written.
         let due = if segment.ending == Ending::Open { wanted } else { ended };
         if !due {
@@ -531,10 +535,12 @@ impl Writer {
         }
     }
 
-    /// Whether that batch of a producer is settled: as safe as this shard makes it, and as `level` promises.
+    /// Whether that batch of a producer is settled: as safe as this shard makes it, and as `level` promises; or out of
+    /// its hands.
     pub(crate) fn is_settled(&self, number: u64, level: AckLevel) -> bool {
         let needs_sync = self.retain || level == AckLevel::Durable;
-        number <= if needs_sync { self.durable } else { self.written }
+        let safe = if needs_sync { self.durable } else { self.written };
+        number <= safe || self.are_doubtful(number, number)
     }
 
     /// Whether one of these batches may be lost, although it was acknowledged at a weaker level than durable.
