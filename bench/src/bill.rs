@@ -87,8 +87,8 @@ fn on_processor_ns(task: &Task) -> ProcResult<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::hint::black_box;
     use ringest_sys::clock;
+    use std::hint::black_box;
     use std::time::Duration;
 
     /// By the processor's time, not the wall's: the host may be busy with other things.

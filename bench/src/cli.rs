@@ -164,6 +164,18 @@ impl Micro {
     }
 }
 
+impl OneCore {
+    /// Length of a window.
+    pub fn window(&self) -> Duration {
+        Duration::from_secs_f64(self.window)
+    }
+
+    /// Time before it.
+    pub fn warm_up(&self) -> Duration {
+        Duration::from_secs_f64(self.warm_up)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -136,6 +136,21 @@ impl Flood {
         Ok(())
     }
 
+    /// Sends one line on each connection, and waits for its answer.
+    ///
+    /// # Errors
+    /// As [`settle`](Self::settle).
+    pub fn send_one_each(&mut self) -> io::Result<()> {
+        let len = self.rest_of_line_from(0);
+        for at in 0..self.connections.len() {
+            let connection = &mut self.connections[at];
+            let sent = net::send(connection.stream.as_fd(), &self.block.bytes[..len])?;
+            connection.at += sent;
+            connection.sent += sent as u64;
+        }
+        self.settle()
+    }
+
     /// Ends every line that was begun, and waits until all are answered.
     ///
     /// # Errors
@@ -161,7 +176,7 @@ impl Flood {
         Mark {
             at: Instant::now(),
             sent: sum(|connection| connection.sent) as f64 / self.line_len(),
-            answered: sum(|connection| connection.heard) / reply::OK.len() as u64,
+            answered: sum(|connection| connection.heard) / OK_LEN,
             cpu: clock::thread_cpu(),
         }
     }
@@ -194,8 +209,9 @@ impl Flood {
         match net::recv(connection.stream.as_fd(), &mut self.replies) {
             Ok(0) => self.lose(at, io::ErrorKind::UnexpectedEof.into()),
             Ok(len) => {
+                let rest_of_reply = (OK_LEN - connection.heard % OK_LEN) % OK_LEN;
                 connection.heard += len as u64;
-                Ok(())
+                check(self.replies[..len].get(rest_of_reply as usize..).unwrap_or_default())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => self.lose(at, error),
@@ -232,7 +248,7 @@ impl Flood {
         }
         let Some(pipeline) = self.plan.pipeline else { return usize::MAX };
         let allowed = (pipeline as f64 * self.line_len()) as u64;
-        let answered = (connection.heard / reply::OK.len() as u64) as f64 * self.line_len();
+        let answered = (connection.heard / OK_LEN) as f64 * self.line_len();
         let room = allowed.saturating_sub(connection.sent.saturating_sub(answered as u64)) as usize;
         // Small pieces would make it the cost of system calls that is measured.
         if room < PIECE_LEN_MIN.min(allowed as usize / 2) { 0 } else { room }
@@ -240,15 +256,19 @@ impl Flood {
 
     fn rest_of_line(&self, connection: &Connection) -> usize {
         let is_between = connection.at == 0 || self.block.bytes[connection.at - 1] == b'\n';
-        let rest = &self.block.bytes[connection.at..];
-        if is_between { 0 } else { memchr::memchr(b'\n', rest).map_or(rest.len(), |newline| newline + 1) }
+        if is_between { 0 } else { self.rest_of_line_from(connection.at) }
+    }
+
+    fn rest_of_line_from(&self, at: usize) -> usize {
+        let rest = &self.block.bytes[at..];
+        memchr::memchr(b'\n', rest).map_or(rest.len(), |newline| newline + 1)
     }
 
     fn is_settled(&self, connection: &Connection) -> bool {
         let block_len = self.block.bytes.len() as u64;
         let begun = memchr::memchr_iter(b'\n', &self.block.bytes[..connection.at]).count() as u64;
         let lines = connection.sent / block_len * self.block.rows + begun;
-        self.rest_of_line(connection) == 0 && connection.heard == lines * reply::OK.len() as u64
+        self.rest_of_line(connection) == 0 && connection.heard == lines * OK_LEN
     }
 
     /// The peer is gone. That is how a peer ends from which no answers are expected.
@@ -270,6 +290,17 @@ impl Flood {
     }
 }
 
+/// Whether replies are still what they should be. One look at the first whole reply of each read is enough: any other
+/// reply has another length and shifts all that follow.
+fn check(replies: &[u8]) -> io::Result<()> {
+    if replies.len() < reply::OK.len() || replies.starts_with(reply::OK) {
+        return Ok(());
+    }
+    let other = replies.split_inclusive(|&byte| byte == b'\n').skip(1).find(|reply| *reply != reply::OK);
+    let other = String::from_utf8_lossy(other.unwrap_or(replies)).trim_end().to_owned();
+    Err(io::Error::other(format!("a line was not answered with ok, but with: {other}")))
+}
+
 impl Mark {
     /// What was done since an earlier mark.
     pub fn since(&self, earlier: &Mark) -> Report {
@@ -283,6 +314,7 @@ impl Mark {
     }
 }
 
+const OK_LEN: u64 = reply::OK.len() as u64;
 /// Bytes of lines that are sent in one call.
 const BLOCK_LEN: usize = 64 << 10;
 /// The smallest piece that is worth a call.

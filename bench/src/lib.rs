@@ -10,5 +10,6 @@ pub mod flood;
 pub mod floor;
 pub mod lines;
 pub mod micro;
+pub mod one_core;
 
 pub mod spread;

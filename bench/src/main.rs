@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use ringest_bench::cli::{Cli, Command};
-use ringest_bench::{flood, floor, micro};
+use ringest_bench::{flood, floor, micro, one_core};
 use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
@@ -46,7 +46,13 @@ fn run(command: Command) -> io::Result<ExitCode> {
             put_json(Some(Path::new("-")), &report)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::OneCore(_) => Ok(ExitCode::SUCCESS),
+        Command::OneCore(task) => {
+            let report = one_core::run(&task)?;
+            print!("{report}");
+            put_json(task.json.as_deref(), &report)?;
+            let passes = task.report_only || report.is_kept();
+            Ok(if passes { ExitCode::SUCCESS } else { ExitCode::from(BOUND_MISSED) })
+        }
     }
 }
 

@@ -1,8 +1,7 @@
 //! The parts of a record's path in memory, one by one and all together: time, allocations and bytes copied per record.
 //!
 //! Cases take turns, a short run each, and every figure is the median of its runs with the least and the greatest. Time
-//! is processor time of the measuring thread; stages that are timed at the shard's seam are wall time, because they are
-//! too short for anything else. Nothing here touches a socket, a file or a second thread.
+//! is processor time of the measuring thread. Nothing here touches a socket, a file or a second thread.
 
 mod parts;
 mod pipeline;

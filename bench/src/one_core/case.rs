@@ -1,0 +1,222 @@
+//! One case: which process is loaded how, and what is read off it.
+
+use super::process::{floor, server};
+use crate::bill::{Bill, Reading};
+use crate::cli::OneCore;
+use crate::flood::{Flood, Plan};
+use crate::floor::{self, Backend, Writing};
+use ringest_loadgen::report::Report as LoadReport;
+use ringest_wire::AckLevel;
+use serde::Serialize;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+/// What runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Case {
+    /// The floor under a flood.
+    Floor(Backend, Writing),
+    /// The server under a flood, one reply per line.
+    Flood(Backend, AckLevel),
+    /// The server and the real generator, one line at a time on each connection.
+    Depth1(Backend, AckLevel),
+    /// The server's memory with and without idle connections.
+    Idle(Backend),
+}
+
+/// What is read off a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Figure {
+    /// Records per second.
+    RecordsPerS,
+    /// The server's processor time per record, in nanoseconds.
+    CpuNs,
+    /// Of that, in user mode.
+    UserNs,
+    /// Of that, in the kernel.
+    SystemNs,
+    /// Share of the window in which the server was on a processor.
+    ServerBusy,
+    /// Share of the window in which the generator was.
+    GeneratorBusy,
+    /// Half of the lines were answered within so many microseconds.
+    P50Us,
+    /// 99 of 100 were.
+    P99Us,
+    /// Resident bytes per idle connection.
+    RssBytes,
+    /// Proportional bytes per idle connection.
+    PssBytes,
+}
+
+/// The figures of one run.
+pub(super) type Sample = Vec<(Figure, f64)>;
+
+impl Case {
+    pub(super) fn all() -> Vec<Case> {
+        use AckLevel::{Durable, Written};
+        use Backend::{Epoll, Uring};
+        let floors = [
+            Case::Floor(Uring, Writing::Buffered),
+            Case::Floor(Uring, Writing::Direct),
+            Case::Floor(Epoll, Writing::Buffered),
+        ];
+        let servers = [(Uring, Written), (Uring, Durable), (Epoll, Written), (Epoll, Durable)];
+        let floods = servers.map(|(backend, ack)| Case::Flood(backend, ack));
+        let depth1s = servers.map(|(backend, ack)| Case::Depth1(backend, ack));
+        let idles = [Case::Idle(Uring), Case::Idle(Epoll)];
+        floors.into_iter().chain(floods).chain(depth1s).chain(idles).collect()
+    }
+
+    /// Who sent the lines, and who counted them.
+    pub(super) fn driven_by(self) -> &'static str {
+        match self {
+            Case::Floor(..) => "flood; records counted by the floor from bytes received",
+            Case::Flood(..) => "flood; records counted by the flood from replies received",
+            Case::Depth1(..) => "ringest-loadgen; records counted by its report",
+            Case::Idle(_) => "flood, then one line per connection",
+        }
+    }
+
+    /// Runs it once.
+    pub(super) fn run(self, task: &OneCore, dir: &Path) -> io::Result<Sample> {
+        let dir = tempfile::Builder::new().prefix("one-core-").tempdir_in(dir)?;
+        match self {
+            Case::Floor(backend, writing) => run_floor(task, dir.path(), backend, writing),
+            Case::Flood(backend, ack) => run_flood(task, dir.path(), backend, ack),
+            Case::Depth1(backend, ack) => run_depth1(task, dir.path(), backend, ack),
+            Case::Idle(backend) => run_idle(task, dir.path(), backend),
+        }
+    }
+}
+
+/// `uring written depth 1`
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lower = |word: &dyn fmt::Debug| format!("{word:?}").to_lowercase();
+        match self {
+            Case::Floor(backend, writing) => write!(f, "floor {} {}", lower(backend), lower(writing)),
+            Case::Flood(backend, ack) => write!(f, "{} {ack}", lower(backend)),
+            Case::Depth1(backend, ack) => write!(f, "{} {ack} depth 1", lower(backend)),
+            Case::Idle(backend) => write!(f, "{} idle", lower(backend)),
+        }
+    }
+}
+
+fn run_floor(task: &OneCore, dir: &Path, backend: Backend, writing: Writing) -> io::Result<Sample> {
+    let process = floor(task, dir, backend, writing)?;
+    let mut flood = Flood::connect(plan(task, process.port, None))?;
+    flood.drive(task.warm_up())?;
+    let start = flood.mark();
+    flood.drive(task.window())?;
+    let generator = flood.mark().since(&start);
+    // It ends by itself, a little after: its window began later.
+    flood.drive(task.warm_up() + task.window())?;
+    let report: floor::Report = serde_json::from_str(&process.finish()?)
+        .map_err(|error| io::Error::other(format!("the floor's report cannot be read: {error}")))?;
+    Ok(vec![
+        (Figure::RecordsPerS, report.records_per_s),
+        (Figure::CpuNs, report.cpu_ns_per_record),
+        (Figure::UserNs, report.user_ns_per_record),
+        (Figure::SystemNs, report.system_ns_per_record),
+        (Figure::ServerBusy, report.busy),
+        (Figure::GeneratorBusy, generator.busy),
+    ])
+}
+
+fn run_flood(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel) -> io::Result<Sample> {
+    let process = server(task, dir, backend, ack)?;
+    let mut flood = Flood::connect(plan(task, process.port, Some(task.pipeline)))?;
+    flood.drive(task.warm_up())?;
+    let (start, before) = (flood.mark(), Reading::of(process.pid())?);
+    flood.drive(task.window())?;
+    let (end, after) = (flood.mark(), Reading::of(process.pid())?);
+    flood.settle()?;
+    drop(flood);
+    process.stop()?;
+    let generator = end.since(&start);
+    let records = (end.answered - start.answered) as f64;
+    let mut sample = costs(&after.since(&before), records, generator.seconds);
+    sample.extend([(Figure::RecordsPerS, generator.answered_per_s), (Figure::GeneratorBusy, generator.busy)]);
+    Ok(sample)
+}
+
+fn run_depth1(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel) -> io::Result<Sample> {
+    let process = server(task, dir, backend, ack)?;
+    let json = dir.join("loadgen.json");
+    let before = Reading::of(process.pid())?;
+    let status = Command::new(&task.loadgen)
+        .env_clear()
+        .args(["--host", "127.0.0.1", "--mode", "plain", "--closed", "--pipeline", "1", "--batch", "1", "--quiet"])
+        .args(["--port", &process.port.to_string(), "--connections", &task.connections.to_string()])
+        .args(["--cpu-list", &task.generator_cpu.to_string(), "--record-size", &task.record_size.to_string()])
+        .args(["--duration", &format!("{}ms", (task.warm_up() + task.window()).as_millis())])
+        .arg("--json")
+        .arg(&json)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()?;
+    let after = Reading::of(process.pid())?;
+    process.stop()?;
+    if !status.success() {
+        return Err(io::Error::other(format!("ringest-loadgen ended with {status}")));
+    }
+    let report: LoadReport = serde_json::from_slice(&std::fs::read(&json)?)
+        .map_err(|error| io::Error::other(format!("the generator's report cannot be read: {error}")))?;
+    let test = report.tests.first().ok_or_else(|| io::Error::other("the generator reports no test"))?;
+    let results = &test.results;
+    if results.failed > 0 || results.acked != results.offered {
+        let (acked, offered) = (results.acked, results.offered);
+        return Err(io::Error::other(format!("of {offered} lines {acked} were acknowledged")));
+    }
+    // Over the whole run: connecting fifty times does not show beside what follows.
+    let mut sample = costs(&after.since(&before), results.acked as f64, results.span_s);
+    sample.extend([
+        (Figure::RecordsPerS, results.throughput_per_s),
+        (Figure::GeneratorBusy, test.resources.client.busy),
+        (Figure::P50Us, results.response_us.p50),
+        (Figure::P99Us, results.response_us.p99),
+    ]);
+    Ok(sample)
+}
+
+/// Memory with many idle connections less memory without. The pools are filled before, by a flood whose connections
+/// stay, so that what the connections themselves take is all that is added.
+fn run_idle(task: &OneCore, dir: &Path, backend: Backend) -> io::Result<Sample> {
+    let process = server(task, dir, backend, AckLevel::Written)?;
+    let mut flood = Flood::connect(plan(task, process.port, Some(task.pipeline)))?;
+    flood.drive(task.warm_up())?;
+    flood.settle()?;
+    thread::sleep(REST);
+    let before = process.memory()?;
+    let idle_plan = Plan { connections: task.idle, ..plan(task, process.port, Some(1)) };
+    let mut idle = Flood::connect(idle_plan)?;
+    idle.send_one_each()?;
+    thread::sleep(REST);
+    let after = process.memory()?;
+    drop((idle, flood));
+    process.stop()?;
+    let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / task.idle as f64;
+    Ok(vec![(Figure::RssBytes, each(before.rss, after.rss)), (Figure::PssBytes, each(before.pss, after.pss))])
+}
+
+fn costs(bill: &Bill, records: f64, seconds: f64) -> Sample {
+    vec![
+        (Figure::CpuNs, bill.total_ns() / records),
+        (Figure::UserNs, bill.user_ns / records),
+        (Figure::SystemNs, bill.system_ns / records),
+        (Figure::ServerBusy, bill.total_ns() / seconds / 1e9),
+    ]
+}
+
+fn plan(task: &OneCore, port: u16, pipeline: Option<u64>) -> Plan {
+    Plan { port, connections: task.connections, record_size: task.record_size, pipeline }
+}
+
+/// How long a server has to come to rest before its memory is read.
+const REST: Duration = Duration::from_millis(200);
