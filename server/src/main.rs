@@ -10,6 +10,7 @@ use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
 use ringest_server::worker::{self, WorkerPlan};
 use ringest_server::{inspect, notice};
 use ringest_sys::net;
+use ringest_wire::AckLevel;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{self, ExitCode};
@@ -98,6 +99,7 @@ fn plans(
                 shard,
                 shards,
                 ack: config.ack,
+                ack_max: if config.log_dir.is_some() { AckLevel::Durable } else { AckLevel::Accepted },
                 min_level: config.min_level,
                 first_segment: recovered.next_segment,
                 producers: recovered.producers,

@@ -4,6 +4,7 @@
 //! through the inbox alone, which rings a bell that its driver waits on beside its sockets.
 
 use crate::driver::{self, Backend};
+use crate::notice;
 use crate::storage::{KeeperHandle, SegmentFile, Store, fault};
 use ringest_ingest::{Fault, SegmentId, Shard, ShardConfig, ShardId, Tally};
 use ringest_sys::cpu;
@@ -128,7 +129,7 @@ impl Files {
         let letterbox = self.letterbox.clone();
         self.keeper.open(self.store.clone(), id, self.segment_len, move |outcome| {
             let outcome = outcome.map_err(|error| {
-                eprintln!("ringest-server: segment {} cannot be made: {error}", id.0);
+                notice!("segment {} cannot be made: {error}", id.0);
                 fault(&error)
             });
             letterbox.post(Message::Opened(id, outcome));

@@ -146,6 +146,7 @@ impl World {
             shard: ShardId(0),
             shards: 1,
             ack: level,
+            ack_max: AckLevel::Durable,
             min_level: Severity::Trace,
             first_segment: SegmentId(1),
             producers: Vec::new(),

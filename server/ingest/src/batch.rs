@@ -3,6 +3,7 @@
 use crate::block::{HEADROOM, PAGE, RUN_TEXT_LEN_MAX, RUNS_LEN_MAX};
 use crate::producer::ProducerId;
 use crate::slab::SessionId;
+use libdeflater::Crc;
 use std::time::Instant;
 
 /// The memory of one batch, later of one block: room for a description, then room for records.
@@ -45,6 +46,8 @@ pub(crate) struct Batch {
     pub(crate) arena: Arena,
     pub(crate) len: usize,
     pub(crate) rows: u32,
+    /// Of the records so far: taken as they come, while they are in the nearest cache.
+    pub(crate) crc: u32,
     pub(crate) runs: Vec<Run>,
     /// The sessions that are owed an answer once this batch is safe.
     pub(crate) sessions: Vec<SessionId>,
@@ -64,6 +67,7 @@ impl Batch {
             arena,
             len: 0,
             rows: 0,
+            crc: 0,
             runs,
             sessions,
             opened_at: now,
@@ -82,6 +86,9 @@ impl Batch {
     pub(crate) fn push(&mut self, lines: &[u8], rows: u32) {
         let at = self.arena.body + self.len;
         self.arena.bytes[at..at + lines.len()].copy_from_slice(lines);
+        let mut crc = Crc::with_initial(self.crc);
+        crc.update(lines);
+        self.crc = crc.sum();
         self.len += lines.len();
         self.rows += rows;
     }

@@ -52,6 +52,14 @@ pub struct Block {
     paged: bool,
 }
 
+/// What a batch gathered, without saying whose it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Records {
+    pub(crate) len: usize,
+    pub(crate) rows: u32,
+    pub(crate) crc: u32,
+}
+
 /// How a block may be written: the ends through the page cache, the whole pages in between past it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parts {
@@ -65,14 +73,7 @@ pub struct Parts {
 
 impl Block {
     /// Seals a batch. The block has no address yet.
-    pub(crate) fn seal(
-        number: u64,
-        mut arena: Arena,
-        body_len: usize,
-        rows: u32,
-        runs: &[Run],
-        producers: &Producers,
-    ) -> Block {
+    pub(crate) fn seal(number: u64, mut arena: Arena, records: Records, runs: &[Run], producers: &Producers) -> Block {
         arena.runs_text.clear();
         for (at, run) in runs.iter().enumerate() {
             let name = run.producer.map_or("", |producer| producers.name(producer));
@@ -82,7 +83,7 @@ impl Block {
                 .expect("writing into memory cannot fail");
         }
         assert!(arena.runs_text.len() <= RUNS_LEN_MAX, "a batch admits no more runs than a block describes");
-        let crc = libdeflater::crc32(&arena.bytes[arena.body..arena.body + body_len]);
+        let Records { len: body_len, rows, crc } = records;
         Block { number, crc, body_len, rows, segment: SegmentId(0), offset: 0, start: arena.body, paged: false, arena }
     }
 

@@ -281,15 +281,15 @@ impl Intake {
         }
     }
 
-    /// A chunk arrives. Whether it is taken is decided once, for all of it: what it completes, holds and leaves behind
-    /// goes into one batch, which has room for that.
-    pub(crate) fn begin_chunk(&mut self) {
+    /// A chunk arrives, that with what is unfinished has `len` bytes. Whether it is taken is decided once, for all of
+    /// it: what it completes, holds and leaves behind goes into one batch, which has room for that.
+    pub(crate) fn begin_chunk(&mut self, len: usize) {
         self.refusal = match self.writer.gate() {
             Gate::Refuse(code) => Some(code),
             // A driver asks first; one that does not loses nothing, it is told to come back.
             Gate::Wait => Some(Code::Overloaded),
             Gate::Open => {
-                self.writer.make_room(&self.producers);
+                self.writer.make_room(len, &self.producers);
                 None
             }
         };

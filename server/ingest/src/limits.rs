@@ -54,7 +54,7 @@ impl Default for Limits {
             depth_max: 64,
             chunk_len_max: 256 << 10,
             batch_len_max: 1 << 20,
-            batches: 16,
+            batches: 32,
             writes_max: 4,
             batch_rows: 500,
             linger: Duration::from_millis(100),

@@ -157,6 +157,11 @@ pub fn home_shard(producer: &str, shards: u16) -> ShardId {
 }
 
 #[cfg(test)]
+pub(crate) fn tests_id() -> ProducerId {
+    ProducerId(0)
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -196,9 +201,4 @@ mod tests {
         assert_eq!(home_shard("anything", 1), ShardId(0));
         assert_eq!(home_shard("anything", 0), ShardId(0));
     }
-}
-
-#[cfg(test)]
-pub(crate) fn tests_id() -> ProducerId {
-    ProducerId(0)
 }

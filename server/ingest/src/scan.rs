@@ -7,6 +7,7 @@
 use crate::block::{DESCRIPTION_LEN_MAX, PAGE};
 use crate::chain::SegmentId;
 use memchr::memmem;
+use ringest_wire::control::PREFIX;
 use serde::Deserialize;
 
 /// One piece of a segment.
@@ -111,12 +112,14 @@ impl<'a> Iterator for Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// The next line behind `at` that proves itself. Records never begin like a control line, so a candidate is rare.
+    /// The next line behind `at` that proves itself. A record never begins like a control line, and what is missing
+    /// before one is a line or the zeros of preallocation, so a candidate is rare.
     fn resync(&self) -> Option<(usize, (Item<'a>, usize))> {
         let behind = self.at;
-        memmem::find_iter(&self.bytes[behind..], b"\n{\"$").find_map(|newline| {
-            let at = behind + newline + 1;
-            self.read(at).map(|found| (at, found))
+        memmem::find_iter(&self.bytes[behind..], PREFIX).find_map(|at| {
+            let at = behind + at;
+            let begins = at > behind && matches!(self.bytes[at - 1], b'\n' | 0);
+            if begins { self.read(at).map(|found| (at, found)) } else { None }
         })
     }
 

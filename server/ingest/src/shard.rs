@@ -91,6 +91,8 @@ pub struct ShardConfig {
     pub shards: u16,
     /// The ack level of plain connections, and of sessions that ask for none.
     pub ack: AckLevel,
+    /// The strongest level that can be promised; a session that asks for more is refused.
+    pub ack_max: AckLevel,
     /// Records below it are acknowledged and not stored.
     pub min_level: Severity,
     /// The first segment id that is free.
@@ -210,7 +212,7 @@ impl Shard {
             }
             let mut framer = std::mem::take(&mut session.framer);
             let stash = std::mem::take(&mut session.stash);
-            shard.intake.begin_chunk();
+            shard.intake.begin_chunk(framer.held() + stash.len() + 1);
             if !stash.is_empty() {
                 session.mode = Mode::Plain(Replies::default()); // A first line that might have become a hello.
                 shard.take_single(id, session, trim_cr(&stash));
@@ -388,7 +390,7 @@ impl Shard {
     fn feed_lines(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
         let limit = u32::try_from(self.intake.limits.line_len_max).unwrap_or(u32::MAX);
         let mut framer = std::mem::take(&mut session.framer);
-        self.intake.begin_chunk();
+        self.intake.begin_chunk(framer.held() + chunk.len());
         let split = framer.split(chunk);
         match split.head {
             Head::None => {}
@@ -451,6 +453,11 @@ impl Shard {
 
     /// Somebody says who it is. It is welcome once everything that was sent under this name before is settled.
     fn join(&mut self, id: SessionId, session: &mut Session, hello: &Hello) {
+        let level = hello.ack.unwrap_or(self.config.ack);
+        if level > self.config.ack_max {
+            let reason = format!("\"{level}\" cannot be promised here; \"{}\" at most", self.config.ack_max);
+            return session.go_away(Code::ProtocolError, &reason);
+        }
         let Intake { producers, writer, .. } = &mut self.intake;
         if producers.is_full() {
             writer.seal(producers);
@@ -466,7 +473,7 @@ impl Shard {
         let (last_batch, older) = (entry.last_batch, entry.session);
         producers.attach(producer, id);
         writer.want_durable(last_batch, id);
-        session.level = hello.ack.unwrap_or(self.config.ack);
+        session.level = level;
         session.mode = Mode::Joining(Box::new(Stream::new(producer, hello.epoch, known, hello.resume_from)));
         self.joining.push(id);
         if let Some(older) = older

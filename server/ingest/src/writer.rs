@@ -10,7 +10,7 @@
 //! written to a new segment, from where alone it can be acknowledged.
 
 use crate::batch::{Arena, Batch, Run};
-use crate::block::Block;
+use crate::block::{Block, Records};
 use crate::chain::{Chain, Ending, Next, Room, SegmentId};
 use crate::limits::Limits;
 use crate::producer::Producers;
@@ -145,9 +145,9 @@ impl Writer {
         open.fits(self.limits.intake_len_max(), self.limits.batch_len_max)
     }
 
-    /// Seals the open batch if it has no room for a whole chunk.
-    pub(crate) fn make_room(&mut self, producers: &Producers) {
-        if self.open.as_ref().is_some_and(|open| !self.takes_chunk(open)) {
+    /// Seals the open batch if it has no room for `len` more bytes and the newline of an unfinished end.
+    pub(crate) fn make_room(&mut self, len: usize, producers: &Producers) {
+        if self.open.as_ref().is_some_and(|open| !open.fits(len + 1, self.limits.batch_len_max)) {
             self.seal(producers);
         }
     }
@@ -286,7 +286,8 @@ impl Writer {
 
     fn should_seal(&self) -> bool {
         let Some(open) = &self.open else { return false };
-        if self.draining || !self.takes_chunk(open) {
+        // Where no batch is spare, one that may not take the next chunk has to go, or nothing would come any more.
+        if self.draining || (self.spares.is_empty() && !self.takes_chunk(open)) {
             return true;
         }
         if self.broken || self.writes >= self.limits.writes_max || self.issued < self.flights.len() {
@@ -303,8 +304,8 @@ impl Writer {
         let number = self.open_number;
         self.open_number += 1;
         let sync_only = open.sync_awaited && !open.write_awaited;
-        let Batch { arena, len, rows, mut runs, sessions, .. } = open;
-        let block = Block::seal(number, arena, len, rows, &runs, producers);
+        let Batch { arena, len, rows, crc, mut runs, sessions, .. } = open;
+        let block = Block::seal(number, arena, Records { len, rows, crc }, &runs, producers);
         runs.clear();
         self.spare_runs.push(runs);
         self.flights.push_back(Flight {

@@ -5,6 +5,7 @@
 //! is fed through a bounded channel and rings the shard's bell when something is done.
 
 use super::report;
+use crate::notice;
 use crate::storage::SegmentFile;
 use crate::worker::{Files, Inbox, Letterbox, Message, Seat, Summary};
 use ringest_ingest::{Action, Block, Fault, SegmentId, SessionId, Shard, ShardId};
@@ -417,7 +418,7 @@ impl Writer {
             if let Some(cpu) = cpu
                 && let Err(error) = cpu::pin_current(cpu)
             {
-                eprintln!("ringest-server: the writer of shard {} is not pinned: {error}", id.0);
+                notice!("the writer of shard {} is not pinned: {error}", id.0);
             }
             for job in queue {
                 let done = work(job);

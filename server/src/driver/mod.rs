@@ -6,6 +6,7 @@
 mod epoll;
 mod uring;
 
+use crate::notice;
 use crate::storage::fault;
 use crate::worker::{Seat, Summary};
 use ringest_ingest::{Fault, SegmentId};
@@ -62,6 +63,6 @@ impl Driver {
 
 /// Says once, where it happened, how storage failed.
 pub(crate) fn report(what: &str, segment: SegmentId, error: &io::Error) -> Fault {
-    eprintln!("ringest-server: {what} of segment {} failed: {error}; its data goes to a new one", segment.0);
+    notice!("{what} of segment {} failed: {error}; its data goes to a new one", segment.0);
     fault(error)
 }

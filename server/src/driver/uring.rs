@@ -534,7 +534,7 @@ impl Uring {
             shard: self.id.0,
             tally: self.shard.tally().clone(),
             in_flight: self.shard.in_flight(),
-            setup: format!("{:?}", self.ring.setup()),
+            setup: self.ring.setup().to_string(),
             counters: format!("{:?}", self.ring.stats()),
             drained: self.shard.is_drained(),
         }
@@ -544,7 +544,7 @@ impl Uring {
 /// Operations submitted in one system call.
 const ENTRIES: u32 = 1024;
 /// Buffers to receive into. Few and large: what decides is how many bytes come with one completion.
-const BUFFERS: usize = 64;
+const BUFFERS: usize = 16;
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a peer has to close after all was said.

@@ -269,7 +269,7 @@ fn walk(id: SegmentId, path: PathBuf, bytes: &[u8]) -> (Segment, Vec<Gap>) {
 }
 
 /// As many blocks as a shard has in memory. Each stays there until those before it are written, so fewer can overtake.
-const UNSETTLED_BLOCKS_MAX: u64 = 16;
+const UNSETTLED_BLOCKS_MAX: u64 = 32;
 /// Far more than a segment is given.
 const SEGMENT_FILE_LEN_MAX: u64 = 4 << 30;
 

@@ -53,6 +53,7 @@ impl Writer {
             shard,
             shards: u16::try_from(recovery.shards.len()).unwrap(),
             ack: AckLevel::Durable,
+            ack_max: AckLevel::Durable,
             min_level: Severity::Trace,
             first_segment: recovered.next_segment,
             producers: recovered.producers,

@@ -77,7 +77,7 @@ impl Walk<'_> {
             let colon = self.word(close)?;
             if is_between_quotes(b':', colon) {
                 if may_matter(open, close) && self.levels == IN_RECORD {
-                    self.note(open, close, Some(value..end))?;
+                    self.note(open, Some(value..end))?;
                 }
                 if is_between_quotes(b',', self.word(end)?) {
                     self.cursor += 4;
@@ -143,18 +143,19 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes a member of the record if it is `level` or `message`. `value` are the first two indexed bytes of its
-    /// value, if that is a string.
+    /// Notes a member of the record, the key of which is as long as `level` or `message`. `value` are the first two
+    /// indexed bytes of its value, if that is a string.
     #[inline(always)]
-    fn note(&mut self, open: u32, close: u32, value: Option<Range<u32>>) -> Option<()> {
+    fn note(&mut self, open: u32, value: Option<Range<u32>>) -> Option<()> {
         let key = self.word(open)?;
-        if key == word(b"\"message") && close == open + 8 {
+        // The whole key but its closing quote, which must follow: none of these bytes is a quote.
+        if key == word(b"\"message") {
             self.has_message = true;
         }
         if key & mask(7) == word(b"\"level\"") {
+            // Of two levels the last one counts, as it should. What an escape spells is for the arbiter to say.
             let Range { start, end } = value?;
-            // Which of two levels counts is for the arbiter to say, and so is what an escape spells.
-            if self.level.end > 0 || self.byte_at(end)? != b'"' {
+            if self.byte_at(end)? != b'"' {
                 return None;
             }
             self.level = start + 1..end;
@@ -171,7 +172,7 @@ impl Walk<'_> {
                 return None;
             }
             if may_matter(open, close) {
-                self.note(open, close, None)?;
+                self.note(open, None)?;
             }
         }
         if word as u16 == self::word(b"\":") as u16 {
@@ -235,20 +236,20 @@ impl Walk<'_> {
         Some(())
     }
 
-    /// A number without its sign, that fits a float for certain: no exponent, and less than 24 digits before and
-    /// behind the point.
+    /// A number without its sign, up to its exponent: that there is none is what follows a value to say. Less than 24
+    /// digits before and behind the point, so that it fits a float for certain.
     #[inline(always)]
     fn number(&mut self) -> Option<()> {
         let leading_zero = self.byte()? == b'0';
-        let (len, mut next) = self.digits()?;
+        let (len, next) = self.digits()?;
         if leading_zero && len > 1 {
             return None;
         }
         if next == b'.' {
             self.at += 1;
-            (_, next) = self.digits()?;
+            self.digits()?;
         }
-        (next | 0x20 != b'e').then_some(())
+        Some(())
     }
 
     /// 1 to 23 digits: how many, and the byte behind them.
