@@ -577,12 +577,14 @@ impl Shard {
         if session.sending_since.is_some() && !gives_up {
             return None;
         }
+        let position = self.intake.writer.position(session.level);
+        let budget = Budget { position, len_max: self.intake.limits.send_len_max };
+        let mut out = self.spare_sends.pop().unwrap_or_default();
+        session.answer(&mut out, &budget);
         if self.is_draining && !session.is_closing && session.is_settled() {
             session.go_away(Code::ShuttingDown, "");
+            session.answer(&mut out, &budget);
         }
-        let position = self.intake.writer.position(session.level);
-        let mut out = self.spare_sends.pop().unwrap_or_default();
-        session.answer(&mut out, &Budget { position, len_max: self.intake.limits.send_len_max });
         let is_done = session.is_closing && session.is_settled();
         if !out.is_empty() {
             session.sending_since = Some(self.now);
