@@ -59,6 +59,7 @@ pub(crate) enum What {
     /// A line that was cut off by the end of the stream.
     Cut {
         rid: usize,
+        seq: u64,
     },
     Blank,
     Hello,
@@ -180,7 +181,7 @@ impl Conn {
             let said = self.said.get(at).expect("a reply answers a line");
             let (rid, verdict) = match said.what {
                 What::Line { rid, .. } => (rid, Some(witness.truth.lines[rid].verdict)),
-                What::Cut { rid } => {
+                What::Cut { rid, .. } => {
                     let is_whole = trim_cr(&self.sent[said.start..]) == witness.truth.lines[rid].bytes;
                     (rid, is_whole.then(|| witness.truth.lines[rid].verdict))
                 }
@@ -222,7 +223,12 @@ impl Conn {
             .filter_map(|said| if let What::Ping(number) = said.what { Some(number) } else { None })
             .collect();
         let decided = self.said.iter().filter(|said| self.is_decided(said, witness.line_len_max));
-        let seqs = decided.filter_map(|said| if let What::Line { seq, .. } = said.what { Some(seq) } else { None });
+        let seqs = decided.filter_map(|said| match said.what {
+            What::Line { seq, .. } => Some(seq),
+            // In a session the end of a stream makes no line of what is unfinished; being too long does.
+            What::Cut { seq, .. } => (said.end - said.start > witness.line_len_max).then_some(seq),
+            _ => None,
+        });
         let seq_max = seqs.max().unwrap_or(0);
         let View::Session(session) = &mut self.view else {
             // Three bytes that may become a hello, and may not, when the server stops.
@@ -333,7 +339,10 @@ impl Session {
     }
 
     fn handle_nack(&mut self, nack: &Nack, seq_max: u64, witness: &Witness<'_>) {
-        assert!(nack.retry && nack.from <= seq_max.max(self.acked) + 1, "{nack:?} skips lines: {seq_max} were received");
+        assert!(
+            nack.retry && nack.from <= seq_max.max(self.acked) + 1,
+            "{nack:?} skips lines: {seq_max} were received"
+        );
         let code = Code::from_name(&nack.code).expect("codes have names");
         assert!(matches!(code, Code::StorageFull | Code::StorageError), "a driver that asks is not refused: {nack:?}");
         assert!(witness.may_refuse, "{nack:?} without a fault");

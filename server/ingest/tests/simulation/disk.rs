@@ -30,7 +30,7 @@ pub(crate) struct File {
     /// A write or a sync of it failed.
     pub(crate) failed: bool,
     /// What was written and not synced may be gone, even for readers.
-    has_lost: bool,
+    has_holes: bool,
     pub(crate) closed: bool,
     /// Nothing past it counts: cut, or declared void by a later segment.
     pub(crate) counts: u64,
@@ -116,6 +116,13 @@ impl Disk {
             file.cache.clone_from(&file.durable);
         }
         gone.iter().for_each(|id| drop(self.files.remove(id)));
+    }
+
+    /// The level at which a process that dies leaves things behind. After a failed sync readers may find holes, and
+    /// recovery cannot tell a hole from a write that was cut off, and trusts nothing behind it.
+    pub(crate) fn outlives_process(&self) -> AckLevel {
+        let has_holes = self.files.values().any(|file| file.has_holes);
+        if has_holes { AckLevel::Durable } else { AckLevel::Written }
     }
 
     /// The process dies: what readers see stays.
@@ -207,7 +214,7 @@ impl File {
 
     /// Some of what was to be made durable is, some of it is lost already, some only when the power goes.
     pub(crate) fn fail_sync(&mut self, rng: &mut Rng) {
-        self.has_lost = true;
+        self.has_holes = true;
         for sector in self.dirty() {
             match rng.below(4) {
                 0 => self.persist(sector),
@@ -234,9 +241,10 @@ impl File {
         end <= self.counts && upto.iter().all(|piece| piece.state >= need)
     }
 
-    /// Whether a process that dies leaves that piece behind.
-    pub(crate) fn keeps(&self, piece: usize) -> bool {
-        self.holds(piece, if self.has_lost { AckLevel::Durable } else { AckLevel::Written })
+    /// Whether that piece counts, was not synced and never will be.
+    pub(crate) fn is_doubtful(&self, piece: usize) -> bool {
+        let piece = &self.pieces[piece];
+        self.failed && piece.state == State::Written && piece.offset + piece.len as u64 <= self.counts
     }
 
     fn grow(&mut self, len: usize) {

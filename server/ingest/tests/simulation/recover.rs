@@ -69,7 +69,8 @@ pub(crate) fn survey(disk: &Disk, batches: usize) -> Survey {
         if !file.is_cut() {
             bytes.extend_from_slice(&[0; 64]);
         }
-        if let Some(&void) = voids.get(&SegmentId(id))
+        let void: Option<u64> = voids.get(&SegmentId(id)).copied();
+        if let Some(void) = void
             && (void as usize) < bytes.len()
         {
             bytes.truncate(void as usize);
@@ -80,8 +81,9 @@ pub(crate) fn survey(disk: &Disk, batches: usize) -> Survey {
             voids.entry(void).or_insert(len);
         }
         let blocks = segment.blocks.len();
+        // What is missing in a failed segment was known to be missing when the next one was begun.
         let is_unfinished = |&&(from, before): &&(usize, usize)| {
-            !file.is_set_aside(from) && (1..batches).contains(&(blocks - before + behind))
+            void.is_none() && !file.is_set_aside(from) && (1..batches).contains(&(blocks - before + behind))
         };
         if let Some(&(from, _)) = segment.gaps.iter().find(is_unfinished) {
             for newer in &mut segments {

@@ -39,6 +39,15 @@ pub(crate) struct Line {
     places: Vec<(usize, u64, usize)>,
 }
 
+/// What is known of a line at the moment of a crash.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before {
+    /// A process that dies leaves it behind. Storage that fails after a write can take it back.
+    is_kept: bool,
+    /// It was let go of once written, because nobody had asked for more, and its segment failed before it was synced.
+    is_doubtful: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Plain,
@@ -154,21 +163,29 @@ impl Truth {
         assert!(rest.is_empty(), "every row belongs to a run");
     }
 
-    /// Which lines a process that dies now leaves behind. Storage that fails after a write can take lines back.
-    pub(crate) fn kept(&self, disks: &[Disk]) -> Vec<bool> {
-        let keeps = |&(dir, segment, piece): &(usize, u64, usize)| {
-            disks[dir].files.get(&segment).is_some_and(|file| file.keeps(piece))
+    /// What is known of the lines at the moment of a crash.
+    pub(crate) fn before_crash(&self, disks: &[Disk]) -> Vec<Before> {
+        let levels: Vec<AckLevel> = disks.iter().map(Disk::outlives_process).collect();
+        let before = |line: &Line| {
+            let mut before = Before { is_kept: false, is_doubtful: false };
+            for &(dir, segment, piece) in &line.places {
+                if let Some(file) = disks[dir].files.get(&segment) {
+                    before.is_kept |= file.holds(piece, levels[dir]);
+                    before.is_doubtful |= file.is_doubtful(piece);
+                }
+            }
+            before
         };
-        self.lines.iter().map(|line| line.places.iter().any(keeps)).collect()
+        self.lines.iter().map(before).collect()
     }
 
-    /// After a crash that spares what was `kept` at `level` or above: holds what was recovered against what was
-    /// promised, and starts from it.
+    /// After a crash that spares what is held at `level` or above: holds what was recovered against what was promised,
+    /// and starts from it.
     pub(crate) fn check_recovered(
         &mut self,
         blocks: &[Vec<Found>],
         disks: &mut [Disk],
-        kept: &[bool],
+        before: &[Before],
         level: AckLevel,
     ) {
         self.lines.iter_mut().for_each(|line| line.places.clear());
@@ -201,11 +218,13 @@ impl Truth {
                     && is_lost
                     && is_current(producer, *epoch)
                 {
-                    assert!(line.is_forgiven, "I3: {} is believed to be stored, and is lost", self.describe(rid));
+                    let is_excused = line.is_forgiven || before[rid].is_doubtful;
+                    assert!(is_excused, "I3: {} is believed to be stored, and is lost", self.describe(rid));
+                    self.lines[rid].is_forgiven = true;
                 }
                 continue;
             };
-            let is_due = promised >= level && (promised == AckLevel::Durable || kept[rid]);
+            let is_due = promised >= level && (promised == AckLevel::Durable || before[rid].is_kept);
             assert!(
                 is_stored || !is_due || line.is_forgiven,
                 "I1: {} was promised to be {promised}, and is lost",

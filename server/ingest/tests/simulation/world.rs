@@ -182,6 +182,7 @@ impl World {
                     shard: ShardId(at as u16),
                     shards: shards as u16,
                     ack: self.ack,
+                    ack_max: AckLevel::Durable,
                     min_level: self.style.min_level,
                     first_segment: SegmentId(last + 1),
                     producers: known.iter().filter(|state| home(&state.producer)).cloned().collect(),
@@ -218,7 +219,7 @@ impl World {
     /// The server is gone; what the disk kept is recovered and held against what was promised.
     fn crash(&mut self, end: End) {
         trace!(self, "crash: {end:?}");
-        let kept = self.truth.kept(&self.disks);
+        let before = self.truth.before_crash(&self.disks);
         let landing = *self.rng.pick(&[0, 4, 8]);
         let survivors = *self.rng.pick(&[0, 3, 6, 8]);
         for (dir, node) in self.nodes.iter().enumerate() {
@@ -246,6 +247,7 @@ impl World {
             self.hang_up(conn);
         }
         let found = self.survey();
+        found.iter().for_each(|survey| trace!(self, "recovered: {}", survey.brief()));
         for (disk, survey) in self.disks.iter_mut().zip(&found) {
             recover::settle(disk, survey);
         }
@@ -264,7 +266,7 @@ impl World {
         self.saw(if end == End::PowerCut { "the power was cut" } else { "the process died" });
         let blocks: Vec<_> = found.into_iter().map(|survey| survey.blocks).collect();
         self.saw_if("a crash left records behind", blocks.iter().any(|blocks| !blocks.is_empty()));
-        self.truth.check_recovered(&blocks, &mut self.disks, &kept, level);
+        self.truth.check_recovered(&blocks, &mut self.disks, &before, level);
     }
 
     fn survey(&self) -> Vec<recover::Survey> {
@@ -531,13 +533,15 @@ impl World {
             .entry("a send was read in pieces")
             .and_modify(|count| *count += u64::from(len < rest))
             .or_default();
-        if len == rest {
+        let is_whole = len == rest;
+        self.listen(at);
+        if is_whole {
+            let conn = &mut self.conns[at];
             let (buf, _) = conn.sending.take().expect("just seen");
             let At::Shard(node, id) = conn.at else { unreachable!() };
             self.nodes[node].shard.handle_sent(id, buf, self.base + self.now);
             self.settle(node);
         }
-        self.listen(at);
     }
 
     fn written(&mut self, at: usize, write: usize) {
@@ -847,7 +851,7 @@ impl World {
         if is_last {
             if self.rng.one_in(3) {
                 let rid = self.truth.plain_line(&mut self.rng, &self.style, conn);
-                self.say_cut(conn, rid);
+                self.say_cut(conn, rid, 0);
             }
             self.conns[conn].is_ended = true;
         }
@@ -938,7 +942,7 @@ impl World {
                     trace!(self, "client {at} ends in the middle of line {seq}");
                     let (name, epoch) = (producer.name.clone(), producer.epoch);
                     let rid = self.truth.stream_line(&mut self.rng, &self.style, &name, epoch, seq);
-                    self.say_cut(conn, rid);
+                    self.say_cut(conn, rid, seq);
                     self.saw("a stream ended in the middle of a line");
                 }
                 let Client::Producer(producer) = &mut self.clients[at] else { unreachable!() };
@@ -975,10 +979,13 @@ impl World {
         self.conns[conn].say(&self.truth.lines[rid].bytes, ending, What::Line { rid, seq });
     }
 
-    fn say_cut(&mut self, conn: usize, rid: usize) {
+    /// Says the beginning of a line, or all of it, without an ending. The beginning of a record is no record.
+    fn say_cut(&mut self, conn: usize, rid: usize, seq: u64) {
         let bytes = &self.truth.lines[rid].bytes;
         let len = if self.rng.one_in(4) { bytes.len() } else { self.rng.within(1, bytes.len() as u64) as usize };
-        self.conns[conn].say(&bytes[..len], b"", What::Cut { rid });
+        let may_be_record = len < bytes.len() && bytes[..len].trim_ascii_end().ends_with(b"}");
+        let piece = &bytes[..if may_be_record { 1 } else { len }];
+        self.conns[conn].say(piece, b"", What::Cut { rid, seq });
     }
 
     fn say_blank(&mut self, conn: usize) {
