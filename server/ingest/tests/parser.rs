@@ -189,6 +189,9 @@ fn frozen() -> Vec<(Vec<u8>, Verdict)> {
     say(br#"{"level":"info","message":1"#, bad(27));
     say(br#"{"level":"info","message":1]"#, bad(27));
     say(br#"{"level":"info","message":[1}"#, bad(28));
+    say(br#"{"level":"info","message":[1}}"#, bad(28));
+    say(br#"{"level":"info","message":{"a":1]}"#, bad(32));
+    say(br#"{"level":"info","message":{"a":[{"b":1]}}}"#, bad(38));
     say(br#"{"level":"info","message":[1,]}"#, bad(29));
     say(br#"{"level":"info","message":[,1]}"#, bad(27));
     say(br#"{"level":"info","message":[1 2]}"#, bad(29));
@@ -345,6 +348,22 @@ fn a_verdict_does_not_depend_on_place_neighbours_or_ending() {
                 assert_eq!(judge_body(&mut parser, &body), expected[..2], "{}", String::from_utf8_lossy(&body));
             }
         }
+    }
+}
+
+#[test]
+fn a_line_with_a_newline_in_it_is_judged_to_its_end() {
+    let mut parser = parser();
+    let good = message("1");
+    for (rest, verdict) in [
+        (&b""[..], Ok(Severity::Info)),
+        (b"\n", Ok(Severity::Info)),
+        (b"\r\n \n", Ok(Severity::Info)),
+        (b"\nx", reject(Code::BadJson, 29)),
+        (b"\n{\"level\":\"info\",\"message\":1}", reject(Code::BadJson, 29)),
+        (b"\n\xff", reject(Code::InvalidUtf8, 29)),
+    ] {
+        assert_eq!(parser.check(&[&good[..], rest].concat()), verdict);
     }
 }
 
@@ -563,7 +582,7 @@ impl Random {
         let at = self.below(line.len() + 1);
         let end = (at + self.below(6)).min(line.len());
         let fragment = FRAGMENTS[self.below(FRAGMENTS.len())].bytes();
-        match self.below(6) {
+        match self.below(7) {
             0 => _ = line.splice(at..at, fragment),
             1 => _ = line.splice(at..end, fragment),
             2 => _ = line.drain(at..end),
@@ -572,6 +591,12 @@ impl Random {
                 let copy = line[at..end].to_vec();
                 let to = self.below(line.len() + 1);
                 line.splice(to..to, copy);
+            }
+            5 => {
+                let signs = |byte: &u8| b"{}[],:\"".contains(byte);
+                if let Some(sign) = line[at..].iter().position(signs) {
+                    line[at + sign] = b"{}[],:\" "[self.below(8)];
+                }
             }
             _ => {
                 let byte = self.below(256) as u8;

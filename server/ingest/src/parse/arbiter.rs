@@ -14,6 +14,9 @@ pub(super) struct Arbiter {
     buffers: Buffers,
     tape: Tape<'static>,
     depth_max: usize,
+    /// How many lines it has judged.
+    #[cfg(test)]
+    pub(super) judged: usize,
 }
 
 impl Arbiter {
@@ -23,6 +26,8 @@ impl Arbiter {
             buffers: Buffers::with_max_depth(line_len_max, depth_max),
             tape: Tape(Vec::new()),
             depth_max,
+            #[cfg(test)]
+            judged: 0,
         };
         arbiter.reserve(line_len_max);
         arbiter
@@ -48,6 +53,10 @@ impl Arbiter {
 
     /// Judges a line of at most `line_len_max` bytes.
     pub(super) fn judge(&mut self, line: &[u8]) -> Result<Severity, Reject> {
+        #[cfg(test)]
+        {
+            self.judged += 1;
+        }
         self.copy(line);
         let mut tape = mem::replace(&mut self.tape, Tape(Vec::new())).reset();
         let verdict = match fill_tape_padded(&mut self.scratch, line.len(), &mut self.buffers, &mut tape) {

@@ -207,3 +207,84 @@ fn piece_len(rest: &[u8]) -> Option<usize> {
 
 /// Bytes indexed at a time: the piece and its index stay in the first-level cache.
 const PIECE_LEN: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_usual_record_never_reaches_the_arbiter() {
+        let lines = [
+            r#"{"level":"info","message":"x"}"#,
+            r#"{"message":"x","level":"info"}"#,
+            r#"{"ts":1714567890123,"level":"warn","message":"m","f":-0.5,"g":123.456,"n":0,"pi":3.14159265358979}"#,
+            r#"{"level":"error","message":"he said \"no\"\n\ttab \\ \/ \u00e9","path":"C:\\x","a":{"e\\k":1,"k\"":{}}}"#,
+            r#"{"level":"debug","message":{"a":[1,[2,{"b":[]}],{}],"c":{"d":{}}},"t":true,"f":false,"n":null}"#,
+            r#"{"level": "info", "message": "as Python spells it", "a": [1, 2], "b": {"c": null}, "d": -1, "e": true}"#,
+            r#"{ "level": "info" , "message" : [ ] , "o" : { } } "#,
+            r#"{"level":"info","message":"Grüße 😀","größe":"€"}"#,
+            r#"{"trace":"x","message_id":1,"level":"info","messages":[],"levels":"","message":[],"lev":"x"}"#,
+            r#"{"level":"info","message":"x","level":"error"}"#,
+            r#"{"message":1,"n":12345678901234567890123,"level":"x"}"#,
+        ];
+        let mut parser = Parser::new(1000, DEPTH_MAX);
+        for ending in ["\n", "\r\n"] {
+            let mut bodies: Vec<String> = lines.iter().map(|line| format!("{line}{ending}")).collect();
+            bodies.push(bodies.concat());
+            bodies.push(bodies.concat().repeat(100));
+            for body in bodies {
+                parser.load(body.as_bytes());
+                while let Some(line) = parser.next_line(body.as_bytes()) {
+                    assert!(line.verdict.is_ok(), "{}", &body[line.start..line.end]);
+                    assert_eq!(parser.arbiter.judged, 0, "{}", &body[line.start..line.end]);
+                }
+            }
+        }
+        for line in lines {
+            assert!(parser.check(line.as_bytes()).is_ok());
+            assert_eq!(parser.arbiter.judged, 0, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_last_usual_depth_is_one_below_the_highest() {
+        let mut parser = Parser::new(1000, DEPTH_MAX);
+        let nested =
+            |levels| format!("{{\"level\":\"info\",\"message\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        assert!(parser.check(nested(DEPTH_MAX - 2).as_bytes()).is_ok());
+        assert_eq!(parser.arbiter.judged, 0);
+        assert!(parser.check(nested(DEPTH_MAX - 1).as_bytes()).is_ok());
+        assert_eq!(parser.arbiter.judged, 1, "there is no bit left for it");
+    }
+
+    fn token() -> impl Strategy<Value = &'static str> {
+        prop_oneof![
+            6 => Just(","), 6 => Just(":"), 4 => Just("{"), 4 => Just("}"), 3 => Just("["), 3 => Just("]"), 2 => Just(" "),
+            3 => Just("\"level\":\"info\""), 3 => Just("\"message\":1"), 2 => Just("\"level\""), 2 => Just("\"message\""),
+            4 => Just("\"a\""), 2 => Just("\"\\n\\\"\""), 1 => Just("\"\\ud83d\\ude00\""), 1 => Just("\""), 1 => Just("\\"),
+            3 => Just("0"), 3 => Just("12"), 1 => Just("-"), 1 => Just("."), 1 => Just("e"), 1 => Just("\t"), 1 => Just("ü"),
+            1 => Just("true"), 1 => Just("false"), 1 => Just("null"), 1 => Just("\0"),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5000))]
+        #[test]
+        fn every_way_leads_to_the_verdict_of_the_arbiter_alone(
+            head in "\\{(\"level\":\"info\",)?(\"message\":)?",
+            tokens in proptest::collection::vec(token(), 0..12),
+        ) {
+            let line = head + &tokens.concat() + "}";
+            let mut parser = Parser::new(1000, DEPTH_MAX);
+            let verdict = parser.arbiter.judge(line.as_bytes());
+            prop_assert_eq!(parser.check(line.as_bytes()), verdict);
+            let body = format!("{line}\n{line}\r\n");
+            parser.load(body.as_bytes());
+            for _ in 0..2 {
+                let next = parser.next_line(body.as_bytes()).map(|line| line.verdict);
+                prop_assert_eq!(next, Some(verdict));
+            }
+        }
+    }
+}
