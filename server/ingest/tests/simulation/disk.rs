@@ -241,10 +241,10 @@ impl File {
         end <= self.counts && upto.iter().all(|piece| piece.state >= need)
     }
 
-    /// Whether that piece counts, was not synced and never will be.
-    pub(crate) fn is_doubtful(&self, piece: usize) -> bool {
+    /// Whether that piece counts and was written, and its sync is not yet done, or never will be.
+    pub(crate) fn is_unsynced(&self, piece: usize) -> bool {
         let piece = &self.pieces[piece];
-        self.failed && piece.state == State::Written && piece.offset + piece.len as u64 <= self.counts
+        piece.state == State::Written && piece.offset + piece.len as u64 <= self.counts
     }
 
     fn grow(&mut self, len: usize) {

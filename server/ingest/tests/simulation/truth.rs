@@ -44,7 +44,7 @@ pub(crate) struct Line {
 pub(crate) struct Before {
     /// A process that dies leaves it behind. Storage that fails after a write can take it back.
     is_kept: bool,
-    /// It was let go of once written, because nobody had asked for more, and its segment failed before it was synced.
+    /// It was let go of once written, because that is all this server promises by itself, and was not synced.
     is_doubtful: bool,
 }
 
@@ -164,14 +164,14 @@ impl Truth {
     }
 
     /// What is known of the lines at the moment of a crash.
-    pub(crate) fn before_crash(&self, disks: &[Disk]) -> Vec<Before> {
+    pub(crate) fn before_crash(&self, disks: &[Disk], default: AckLevel) -> Vec<Before> {
         let levels: Vec<AckLevel> = disks.iter().map(Disk::outlives_process).collect();
         let before = |line: &Line| {
             let mut before = Before { is_kept: false, is_doubtful: false };
             for &(dir, segment, piece) in &line.places {
                 if let Some(file) = disks[dir].files.get(&segment) {
                     before.is_kept |= file.holds(piece, levels[dir]);
-                    before.is_doubtful |= file.is_doubtful(piece);
+                    before.is_doubtful |= default < AckLevel::Durable && file.is_unsynced(piece);
                 }
             }
             before

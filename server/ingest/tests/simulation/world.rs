@@ -167,8 +167,8 @@ impl World {
 
     fn start(&mut self) {
         let shards = self.rng.within(1, 3) as usize;
-        let levels = [AckLevel::Durable, AckLevel::Durable, AckLevel::Written, AckLevel::Accepted, AckLevel::None];
-        self.ack = *self.rng.pick(&levels);
+        let weaker = [AckLevel::Written, AckLevel::Accepted, AckLevel::None];
+        self.ack = if self.rng.one_in(2) { AckLevel::Durable } else { *self.rng.pick(&weaker) };
         while self.disks.len() < shards {
             self.disks.push(Disk::default());
         }
@@ -219,7 +219,7 @@ impl World {
     /// The server is gone; what the disk kept is recovered and held against what was promised.
     fn crash(&mut self, end: End) {
         trace!(self, "crash: {end:?}");
-        let before = self.truth.before_crash(&self.disks);
+        let before = self.truth.before_crash(&self.disks, self.ack);
         let landing = *self.rng.pick(&[0, 4, 8]);
         let survivors = *self.rng.pick(&[0, 3, 6, 8]);
         for (dir, node) in self.nodes.iter().enumerate() {
