@@ -333,12 +333,19 @@ fn escaped_string(bytes: &[u8], positions: &[u32], mut cursor: u32) -> Option<(u
             b'"' | b'\\' => cursor += 2,
             b'/' | b'b' | b'f' | b'n' | b'r' | b't' => cursor += 1,
             b'u' => {
-                let unit = hex(word_at(bytes, at + 2)? as u32)?;
-                // Half a pair; whether it is a pair is rare enough for the arbiter.
-                if (0xd800..0xe000).contains(&unit) {
-                    return None;
-                }
                 cursor += 1;
+                match hex(word_at(bytes, at + 2)?)? {
+                    // The first half of a surrogate pair; the second has to follow at once.
+                    0xd800..0xdc00 => {
+                        let follows = word_at(bytes, at + 6)? as u16 == word(b"\\u") as u16;
+                        if !follows || !(0xdc00..0xe000).contains(&hex(word_at(bytes, at + 8)?)?) {
+                            return None;
+                        }
+                        cursor += 1;
+                    }
+                    0xdc00..0xe000 => return None,
+                    _ => {}
+                }
             }
             _ => return None,
         }
@@ -379,7 +386,8 @@ fn digit_run(word: u64) -> u32 {
     others.trailing_zeros() / 8
 }
 
-/// The number that four hexadecimal digits spell, the first one in the lowest byte.
-fn hex(digits: u32) -> Option<u32> {
-    digits.to_le_bytes().into_iter().try_fold(0, |unit, digit| Some(unit * 16 + char::from(digit).to_digit(16)?))
+/// The number that the first four bytes spell in hexadecimal digits.
+fn hex(word: u64) -> Option<u32> {
+    let digits = word.to_le_bytes().into_iter().take(4);
+    digits.map(|digit| char::from(digit).to_digit(16)).try_fold(0, |unit, digit| Some(unit * 16 + digit?))
 }
