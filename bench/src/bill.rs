@@ -8,6 +8,7 @@ use procfs::{ProcError, ProcResult};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 /// A reading of a process's meters.
 #[derive(Clone, Debug)]
@@ -67,6 +68,18 @@ impl Bill {
     }
 }
 
+/// How long the calling thread has been able to run and had to wait for a processor. On a processor of its own that is
+/// somebody else's doing.
+///
+/// # Errors
+/// `/proc` does not show it.
+pub fn waited() -> io::Result<Duration> {
+    // Time on a processor, time waiting for one, turns; in nanoseconds.
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let ns = text.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+    ns.map(Duration::from_nanos).ok_or_else(|| io::Error::other("/proc/thread-self/schedstat has no second number"))
+}
+
 fn read(pid: u32) -> ProcResult<Reading> {
     let process = Process::new(i32::try_from(pid).map_err(|_| ProcError::Other("no such number".into()))?)?;
     let mut threads = BTreeMap::new();
@@ -89,7 +102,6 @@ mod tests {
     use super::*;
     use ringest_sys::clock;
     use std::hint::black_box;
-    use std::time::Duration;
 
     /// By the processor's time, not the wall's: the host may be busy with other things.
     fn burn(span: Duration) {
@@ -117,6 +129,14 @@ mod tests {
         // Other tests of this process run beside it, so only the lower bound is certain, and that to the tick.
         assert!(bill.total_ns() >= 20e6, "{bill:?}");
         assert!(bill.threads >= 2);
+    }
+
+    #[test]
+    fn waiting_for_a_processor_is_not_sleeping() {
+        let before = waited().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        // A busy host keeps a thread that wakes up waiting, too, but hardly as long.
+        assert!(waited().unwrap() - before < Duration::from_millis(40));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! sent must have had its `ok`, byte for byte in number. It checks no reply's text while it runs, measures no latency,
 //! and runs on the calling thread alone.
 
+use crate::bill;
 use crate::cli::Flood as Task;
 use crate::lines::Lines;
 use ringest_sys::poller::{Interest, Poller, Readiness};
@@ -60,6 +61,8 @@ pub struct Mark {
     pub answered: u64,
     /// Processor time of this thread.
     pub cpu: Duration,
+    /// Time for which it had to wait for its processor.
+    pub waited: Duration,
 }
 
 /// What a flood did in its window.
@@ -73,6 +76,8 @@ pub struct Report {
     pub answered_per_s: f64,
     /// Share of the window in which the generator was on a processor.
     pub busy: f64,
+    /// Share of the window in which it had to wait for one: somebody else had it.
+    pub waited: f64,
 }
 
 /// Runs it from the command line.
@@ -90,9 +95,9 @@ pub fn run(task: &Task) -> io::Result<Report> {
         pipeline: (task.pipeline > 0).then_some(task.pipeline),
     })?;
     flood.drive(Duration::from_secs_f64(task.warm_up))?;
-    let start = flood.mark();
+    let start = flood.mark()?;
     flood.drive(Duration::from_secs_f64(task.seconds))?;
-    let report = flood.mark().since(&start);
+    let report = flood.mark()?.since(&start);
     if task.pipeline > 0 {
         flood.settle()?;
     }
@@ -159,7 +164,7 @@ impl Flood {
         let until = Instant::now() + PATIENCE;
         while self.connections.iter().any(|connection| !self.is_settled(connection)) {
             if Instant::now() > until {
-                let (sent, answered) = (self.mark().sent, self.mark().answered);
+                let Mark { sent, answered, .. } = self.mark()?;
                 return Err(io::Error::other(format!(
                     "of {sent:.0} lines only {answered} were answered with ok within {} s",
                     PATIENCE.as_secs()
@@ -170,15 +175,19 @@ impl Flood {
         Ok(())
     }
 
-    /// Lines sent so far.
-    pub fn mark(&self) -> Mark {
+    /// The meters now.
+    ///
+    /// # Errors
+    /// `/proc` does not show them.
+    pub fn mark(&self) -> io::Result<Mark> {
         let sum = |of: fn(&Connection) -> u64| self.connections.iter().map(of).sum::<u64>();
-        Mark {
+        Ok(Mark {
             at: Instant::now(),
             sent: sum(|connection| connection.sent) as f64 / self.line_len(),
             answered: sum(|connection| connection.heard) / OK_LEN,
             cpu: clock::thread_cpu(),
-        }
+            waited: bill::waited()?,
+        })
     }
 
     fn line_len(&self) -> f64 {
@@ -310,6 +319,7 @@ impl Mark {
             sent_per_s: (self.sent - earlier.sent) / seconds,
             answered_per_s: (self.answered - earlier.answered) as f64 / seconds,
             busy: (self.cpu - earlier.cpu).as_secs_f64() / seconds,
+            waited: (self.waited - earlier.waited).as_secs_f64() / seconds,
         }
     }
 }

@@ -75,7 +75,7 @@ pub fn run(task: &Floor) -> io::Result<Report> {
         cpu::pin_current(cpu).map_err(io::Error::other)?;
     }
     let listener = net::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, task.port)), BACKLOG)?;
-    let segments = segments::Segments::start(&task.dir, task.write)?;
+    let segments = segments::Segments::make(&task.dir, task.write)?;
     // Whoever started it waits for this line, and reads the port from it.
     println!("listening on {}", listener.local_addr()?);
     let mut watch = Watch::new(task);

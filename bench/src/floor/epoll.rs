@@ -38,7 +38,7 @@ pub(super) fn run(listener: TcpListener, mut segments: Segments, watch: &mut Wat
                 Err(_) => *slot = None,
             }
             if len >= WRITE_LEN {
-                let (file, offset) = segments.place(len)?;
+                let (file, offset) = segments.place(len);
                 file.write_all_at(&batch[..len], offset)?;
                 len = 0;
             }

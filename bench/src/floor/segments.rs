@@ -1,57 +1,43 @@
-//! Where the floor writes: files of the server's segment size, preallocated ahead by a thread of their own.
+//! Where the floor writes: two files of the server's segment size, filled in turn, over and over.
+//!
+//! They are reused because what is to be measured is the write, and the cheapest there is: the first write to a new file
+//! pays for memory and for blocks as well, on some virtual machines ten times as much as for the copy.
 
 use super::Writing;
 use ringest_sys::file;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
 
-/// A preallocated file that is being filled.
-pub(super) struct Segment {
-    pub(super) file: File,
+/// Written and synced once, before anything is measured.
+struct Segment {
+    file: File,
     path: PathBuf,
+}
+
+/// The segments. They are removed at the end.
+pub(super) struct Segments {
+    segments: [Segment; 2],
+    current: usize,
     /// Where the next write goes.
     end: u64,
 }
 
-/// Segments, one after the other; one is always made ahead. All are removed at the end.
-pub(super) struct Segments {
-    ahead: Receiver<io::Result<Segment>>,
-    current: Segment,
-    /// Kept open and on disk until the window is over: removing them is not the floor's work.
-    full: Vec<Segment>,
-}
-
 impl Segments {
-    pub(super) fn start(dir: &Path, writing: Writing) -> io::Result<Segments> {
+    pub(super) fn make(dir: &Path, writing: Writing) -> io::Result<Segments> {
         fs::create_dir_all(dir)?;
-        let (made, ahead) = mpsc::sync_channel(1);
-        let dir = dir.to_owned();
-        // Started by a pinned thread, so it is on the same core and in the same bill, as the server's is.
-        thread::Builder::new().name("keeper".into()).spawn(move || {
-            for number in 0.. {
-                let segment = make(&dir.join(format!("{number:020}.ndjson")), writing);
-                // Nobody asks for more once the window is over.
-                if made.send(segment).is_err() {
-                    return;
-                }
-            }
-        })?;
-        let current = next(&ahead)?;
-        Ok(Segments { ahead, current, full: Vec::new() })
+        Ok(Segments { segments: [make(dir, 0, writing)?, make(dir, 1, writing)?], current: 0, end: 0 })
     }
 
     /// The file that takes the next `len` bytes, and where.
-    pub(super) fn place(&mut self, len: usize) -> io::Result<(&File, u64)> {
-        if self.current.end + len as u64 > SEGMENT_LEN {
-            let full = std::mem::replace(&mut self.current, next(&self.ahead)?);
-            self.full.push(full);
+    pub(super) fn place(&mut self, len: usize) -> (&File, u64) {
+        if self.end + len as u64 > SEGMENT_LEN {
+            self.current = 1 - self.current;
+            self.end = 0;
         }
-        let offset = self.current.end;
-        self.current.end += len as u64;
-        Ok((&self.current.file, offset))
+        let offset = self.end;
+        self.end += len as u64;
+        (&self.segments[self.current].file, offset)
     }
 }
 
@@ -62,20 +48,19 @@ impl Drop for Segment {
     }
 }
 
-fn next(ahead: &Receiver<io::Result<Segment>>) -> io::Result<Segment> {
-    ahead.recv().map_err(|_| io::Error::other("the thread that makes segments has ended"))?
-}
-
-fn make(path: &Path, writing: Writing) -> io::Result<Segment> {
+fn make(dir: &Path, number: u32, writing: Writing) -> io::Result<Segment> {
+    let path = dir.join(format!("{number:020}.ndjson"));
     let at_path = |err: io::Error| io::Error::new(err.kind(), format!("cannot make {}: {err}", path.display()));
-    let mut file = File::create(path).map_err(at_path)?;
+    let mut file = File::create(&path).map_err(at_path)?;
     file::allocate(&file, SEGMENT_LEN).map_err(at_path)?;
+    let zeros = vec![0; 1 << 20];
+    (0..SEGMENT_LEN / zeros.len() as u64).try_for_each(|_| file.write_all(&zeros)).map_err(at_path)?;
     file.sync_all().map_err(at_path)?;
     if writing == Writing::Direct {
-        let direct = file::open_direct(path).map_err(at_path)?;
+        let direct = file::open_direct(&path).map_err(at_path)?;
         file = direct.ok_or_else(|| io::Error::other("this file system cannot bypass the page cache"))?;
     }
-    Ok(Segment { file, path: path.to_owned(), end: 0 })
+    Ok(Segment { file, path })
 }
 
 /// The server's default.

@@ -136,7 +136,7 @@ impl Floor {
 
     fn write(&mut self, batch: Batch) -> io::Result<()> {
         let range = batch.start..batch.start + batch.len;
-        let (file, offset) = self.segments.place(batch.len)?;
+        let (file, offset) = self.segments.place(batch.len);
         match self.writing {
             Writing::Buffered => {
                 file.write_all_at(&batch.bytes[range], offset)?;

@@ -158,7 +158,7 @@ impl World {
             .map(|at| {
                 let id = shard.handle_accepted(now).expect("the default bounds admit that many");
                 // Spread over the lines, so that chunks are cut at different places.
-                Client { id, at: at * len / CLIENTS, is_within_line: true }
+                Client { id, at: at * len / CLIENTS, is_within_line: false }
             })
             .collect();
         let mut world = World { shard, clients, next: 0, seen: Seen::default(), done: Vec::new() };
@@ -170,13 +170,24 @@ impl World {
                 world.shard.handle_bytes(id, hello.as_bytes(), now);
                 world.act(Watch::Whole);
             }
-            // The rest of the line in the middle of which it begins.
+            world.break_in(id, lines);
+            // From the next line on: it begins in the middle of one.
             let start = world.clients[at].at;
             let rest = memchr(b'\n', &lines.bytes[start..len]).map_or(len - start, |newline| newline + 1);
             world.clients[at].at = (start + rest) % len;
-            world.clients[at].is_within_line = false;
         }
         world
+    }
+
+    /// Sends the longest line in two pieces: a connection takes the memory for an unfinished line when it first has one,
+    /// which belongs to its start.
+    fn break_in(&mut self, id: SessionId, lines: &Lines) {
+        let longest = lines.bytes.split_inclusive(|&byte| byte == b'\n').max_by_key(|line| line.len());
+        let (end, all) = longest.and_then(<[u8]>::split_last).expect("there is a line");
+        for piece in [all, &[*end]] {
+            self.shard.handle_bytes(id, piece, Instant::now());
+            self.act(Watch::Whole);
+        }
     }
 
     fn run(&mut self, watch: Watch, lines: &Lines, span: Duration, allocations: Allocations) -> Sample {

@@ -44,6 +44,8 @@ pub enum Figure {
     ServerBusy,
     /// Share of the window in which the generator was.
     GeneratorBusy,
+    /// Share of the window in which the generator had to wait for its processor, because somebody else had it.
+    GeneratorWaited,
     /// Half of the lines were answered within so many microseconds.
     P50Us,
     /// 99 of 100 were.
@@ -112,9 +114,9 @@ fn run_floor(task: &OneCore, dir: &Path, backend: Backend, writing: Writing) -> 
     let process = floor(task, dir, backend, writing)?;
     let mut flood = Flood::connect(plan(task, process.port, None))?;
     flood.drive(task.warm_up())?;
-    let start = flood.mark();
+    let start = flood.mark()?;
     flood.drive(task.window())?;
-    let generator = flood.mark().since(&start);
+    let generator = flood.mark()?.since(&start);
     // It ends by itself, a little after: its window began later.
     flood.drive(task.warm_up() + task.window())?;
     let report: floor::Report = serde_json::from_str(&process.finish()?)
@@ -126,6 +128,7 @@ fn run_floor(task: &OneCore, dir: &Path, backend: Backend, writing: Writing) -> 
         (Figure::SystemNs, report.system_ns_per_record),
         (Figure::ServerBusy, report.busy),
         (Figure::GeneratorBusy, generator.busy),
+        (Figure::GeneratorWaited, generator.waited),
     ])
 }
 
@@ -133,16 +136,20 @@ fn run_flood(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel) -> io:
     let process = server(task, dir, backend, ack)?;
     let mut flood = Flood::connect(plan(task, process.port, Some(task.pipeline)))?;
     flood.drive(task.warm_up())?;
-    let (start, before) = (flood.mark(), Reading::of(process.pid())?);
+    let (start, before) = (flood.mark()?, Reading::of(process.pid())?);
     flood.drive(task.window())?;
-    let (end, after) = (flood.mark(), Reading::of(process.pid())?);
+    let (end, after) = (flood.mark()?, Reading::of(process.pid())?);
     flood.settle()?;
     drop(flood);
     process.stop()?;
     let generator = end.since(&start);
     let records = (end.answered - start.answered) as f64;
     let mut sample = costs(&after.since(&before), records, generator.seconds);
-    sample.extend([(Figure::RecordsPerS, generator.answered_per_s), (Figure::GeneratorBusy, generator.busy)]);
+    sample.extend([
+        (Figure::RecordsPerS, generator.answered_per_s),
+        (Figure::GeneratorBusy, generator.busy),
+        (Figure::GeneratorWaited, generator.waited),
+    ]);
     Ok(sample)
 }
 
@@ -179,6 +186,7 @@ fn run_depth1(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel) -> io
     sample.extend([
         (Figure::RecordsPerS, results.throughput_per_s),
         (Figure::GeneratorBusy, test.resources.client.busy),
+        (Figure::GeneratorWaited, test.validity.queued),
         (Figure::P50Us, results.response_us.p50),
         (Figure::P99Us, results.response_us.p99),
     ]);

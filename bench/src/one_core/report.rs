@@ -81,11 +81,18 @@ impl Row {
         Spread::of(self.figures(figure)?.iter().copied())
     }
 
-    /// The generator was at its limit and the server was not: the records per second are what was sent, not what could
-    /// be taken.
-    fn is_generator_bound(&self) -> bool {
+    /// What a reader has to know before believing the row.
+    fn note(&self) -> &'static str {
         let median = |figure| self.spread(figure).map_or(0.0, |spread| spread.median);
-        median(Figure::GeneratorBusy) > BUSY && median(Figure::ServerBusy) < BUSY
+        if median(Figure::GeneratorWaited) > NOISE {
+            // Nothing of ours runs on that processor but the generator.
+            "  host noise: others had the processor"
+        } else if median(Figure::GeneratorBusy) > BUSY && median(Figure::ServerBusy) < BUSY {
+            // The records per second are what was sent, not what could be taken.
+            "  generator-bound"
+        } else {
+            ""
+        }
     }
 }
 
@@ -220,8 +227,7 @@ fn put_table<'a>(
     let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
     writeln!(f, "\n{title}\n{}", line("", &heads))?;
     for row in rows {
-        let note = if row.is_generator_bound() { "  generator-bound" } else { "" };
-        writeln!(f, "{}{note}", line(&row.case.to_string(), &cells(row)))?;
+        writeln!(f, "{}{}", line(&row.case.to_string(), &cells(row)), row.note())?;
     }
     Ok(())
 }
@@ -245,5 +251,7 @@ fn file_system(dir: &Path) -> String {
         .map_or_else(|| "unknown file system".into(), |mount| mount.fs_type)
 }
 
+/// A generator that waits for its own core for more than this share of the time is not alone on it.
+const NOISE: f64 = 0.05;
 /// A core that is busy for more than this share of the time has no more to give.
 const BUSY: f64 = 0.95;
