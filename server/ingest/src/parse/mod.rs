@@ -208,7 +208,8 @@ fn piece_len(rest: &[u8]) -> Option<usize> {
     Some(newline + 1)
 }
 
-/// Bytes indexed at a time: the piece and its index stay in the first-level cache.
+/// Bytes indexed at a time. From 8 to 64 KiB the speed is the same; 16 take less memory, and leave fewer neighbours to a
+/// line that is not UTF-8.
 const PIECE_LEN: usize = 16 << 10;
 
 #[cfg(test)]
