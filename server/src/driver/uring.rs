@@ -543,8 +543,9 @@ impl Uring {
 
 /// Operations submitted in one system call.
 const ENTRIES: u32 = 1024;
-/// Buffers to receive into. Few and large: what decides is how many bytes come with one completion.
-const BUFFERS: usize = 16;
+/// Buffers to receive into. Few and large: what decides is how many bytes come with one completion, and that what was
+/// received is still in the second cache when it is looked at. Enough that small requests of many connections fit a turn.
+const BUFFERS: usize = 32;
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a peer has to close after all was said.
