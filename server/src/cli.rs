@@ -84,7 +84,7 @@ pub struct Args {
     /// Leaves it to the scheduler where the shards run.
     #[arg(long, env = "NO_PIN", value_parser = BoolishValueParser::new())]
     pub no_pin: bool,
-    /// Bytes of a receive buffer; each shard has 64 of them.
+    /// Bytes of a receive buffer; each shard has 32 of them.
     #[arg(long, env = "BUFFER_SIZE", value_name = "BYTES", default_value_t = 64 << 10)]
     pub buffer_size: usize,
     /// How long a stop may take before what is left is given up: 10s, 500ms, 2m.

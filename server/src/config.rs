@@ -298,7 +298,7 @@ const NOT_OFFERED: [(&str, &str); 3] =
     [("ENABLE_TLS", "TLS"), ("ENABLE_UDP", "UDP"), ("CIRCUIT_BREAKER_ENABLED", "the circuit breaker")];
 /// Smaller receive buffers cost more than 2.5 times the CPU.
 const BUFFER_LEN_MIN: usize = 4 << 10;
-/// 64 of these are what one shard is given.
+/// 32 of these are what one shard is given.
 const BUFFER_LEN_MAX: usize = 1 << 20;
 /// A `$hello` has to fit.
 const LINE_LEN_MIN: usize = 4 << 10;
