@@ -23,6 +23,8 @@ pub struct ProducerState {
 pub(crate) struct Producer {
     name: Box<str>,
     pub(crate) epoch: u64,
+    /// Numbering was agreed: in this process, or before it by what is stored.
+    pub(crate) is_known: bool,
     /// The last sequence number that was taken.
     pub(crate) last_seq: u64,
     /// The batch that settles `last_seq`.
@@ -40,7 +42,7 @@ pub(crate) struct Producer {
 impl Producer {
     /// Begins another incarnation. Whatever was sent before is settled.
     pub(crate) fn begin(&mut self, epoch: u64) {
-        (self.epoch, self.last_seq) = (epoch, 0);
+        (self.epoch, self.is_known, self.last_seq) = (epoch, false, 0);
         (self.last_batch, self.first_batch, self.is_doubtful) = (0, 0, false);
     }
 }
@@ -62,7 +64,7 @@ impl Producers {
             Producers { table: Vec::new(), by_name: HashMap::new(), idle: BTreeMap::new(), uses: 0, max };
         for state in known {
             if let Some((id, _)) = producers.find_or_insert(&state.producer, state.epoch) {
-                producers[id].last_seq = state.last_seq;
+                (producers[id].is_known, producers[id].last_seq) = (true, state.last_seq);
             }
         }
         producers
@@ -72,7 +74,7 @@ impl Producers {
         &self.table[id.0 as usize].name
     }
 
-    /// The producer of that name, and whether it was known. A new one starts at `epoch`. `None` where as many as may
+    /// The producer of that name, and whether it is remembered. A new one starts at `epoch`. `None` where as many as may
     /// be are remembered and each has a session. May forget another: the batch that gathers must not name any producer
     /// whose place could be given away, so seal it first where [`is_full`](Self::is_full) says so.
     pub(crate) fn find_or_insert(&mut self, name: &str, epoch: u64) -> Option<(ProducerId, bool)> {
@@ -82,6 +84,7 @@ impl Producers {
         let producer = Producer {
             name: name.into(),
             epoch,
+            is_known: false,
             last_seq: 0,
             last_batch: 0,
             first_batch: 0,

@@ -236,8 +236,6 @@ pub(crate) struct Stream {
     pub(crate) epoch: u64,
     /// What the client asked to go on from.
     pub(crate) resume_from: Option<u64>,
-    /// Whether the producer was remembered.
-    pub(crate) known: bool,
     /// The number of the next line.
     pub(crate) next_seq: u64,
     /// Lines are dropped until the client resumes, for this reason.
@@ -262,12 +260,11 @@ pub(crate) struct Settled {
 }
 
 impl Stream {
-    pub(crate) fn new(producer: ProducerId, epoch: u64, known: bool, resume_from: Option<u64>) -> Stream {
+    pub(crate) fn new(producer: ProducerId, epoch: u64, resume_from: Option<u64>) -> Stream {
         Stream {
             producer,
             epoch,
             resume_from,
-            known,
             next_seq: 1,
             nacked: None,
             is_leaving: false,
@@ -406,7 +403,7 @@ mod tests {
     #[test]
     fn every_rejection_is_named_in_or_before_the_ack_that_covers_it() {
         let mut session = Session::new(100, AckLevel::Durable);
-        let mut stream = Stream::new(crate::producer::tests_id(), 1, true, None);
+        let mut stream = Stream::new(crate::producer::tests_id(), 1, None);
         stream.start(1);
         (1..=200).for_each(|seq| stream.owe_rejection(seq, Code::BadJson, 5));
         stream.owe(Settled { batch: 3, upto: 201, stored: 1, ..Settled::default() });

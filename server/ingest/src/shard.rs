@@ -462,7 +462,7 @@ impl Shard {
         if producers.is_full() {
             writer.seal(producers);
         }
-        let Some((producer, known)) = producers.find_or_insert(&hello.producer, hello.epoch) else {
+        let Some((producer, _)) = producers.find_or_insert(&hello.producer, hello.epoch) else {
             return session.go_away(Code::Overloaded, "as many producers as may be are connected");
         };
         let entry = &producers[producer];
@@ -474,7 +474,7 @@ impl Shard {
         producers.attach(producer, id);
         writer.want_durable(last_batch, id);
         session.level = level;
-        session.mode = Mode::Joining(Box::new(Stream::new(producer, hello.epoch, known, hello.resume_from)));
+        session.mode = Mode::Joining(Box::new(Stream::new(producer, hello.epoch, hello.resume_from)));
         self.joining.push(id);
         if let Some(older) = older
             && let Some(other) = self.sessions.get_mut(older)
@@ -507,7 +507,6 @@ impl Shard {
         let entry = &mut self.intake.producers[stream.producer];
         if stream.epoch > entry.epoch {
             entry.begin(stream.epoch);
-            stream.known = false;
         } else if session.level == AckLevel::Durable && is_doubtful {
             // It was acked at a weaker level, and cannot be promised at this one.
             let reason = "storage failed: what is acknowledged of this epoch may be lost; go on with a higher epoch";
@@ -515,14 +514,15 @@ impl Shard {
             return session.go_away(Code::StorageError, reason);
         }
         let next_seq = stream.resume_from.unwrap_or(entry.last_seq + 1);
-        if !stream.known {
+        let known = std::mem::replace(&mut entry.is_known, true);
+        if !known {
             entry.last_seq = next_seq - 1; // It has a history elsewhere; numbering goes on from there.
         }
         let last_seq = entry.last_seq;
         stream.start(next_seq.min(last_seq + 1));
         let welcome = Welcome {
             v: control::VERSION,
-            known: stream.known,
+            known,
             last_seq,
             max_line: u32::try_from(self.intake.limits.line_len_max).unwrap_or(u32::MAX),
             window: self.intake.limits.window,
