@@ -218,9 +218,8 @@ impl Flood {
         match net::recv(connection.stream.as_fd(), &mut self.replies) {
             Ok(0) => self.lose(at, io::ErrorKind::UnexpectedEof.into()),
             Ok(len) => {
-                let rest_of_reply = (OK_LEN - connection.heard % OK_LEN) % OK_LEN;
                 connection.heard += len as u64;
-                check(self.replies[..len].get(rest_of_reply as usize..).unwrap_or_default())
+                check(&self.replies[..len], (connection.heard % OK_LEN) as usize)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => self.lose(at, error),
@@ -299,15 +298,18 @@ impl Flood {
     }
 }
 
-/// Whether replies are still what they should be. One look at the first whole reply of each read is enough: any other
-/// reply has another length and shifts all that follow.
-fn check(replies: &[u8]) -> io::Result<()> {
-    if replies.len() < reply::OK.len() || replies.starts_with(reply::OK) {
+/// Whether replies are still what they should be: any other reply has another length and shifts the ends of all that
+/// follow, so it is enough to look where the last one begins that is not complete.
+fn check(replies: &[u8], unfinished: usize) -> io::Result<()> {
+    let Some(newline) = memchr::memrchr(b'\n', replies) else { return Ok(()) };
+    if replies.len() - newline - 1 == unfinished {
         return Ok(());
     }
-    let other = replies.split_inclusive(|&byte| byte == b'\n').skip(1).find(|reply| *reply != reply::OK);
-    let other = String::from_utf8_lossy(other.unwrap_or(replies)).trim_end().to_owned();
-    Err(io::Error::other(format!("a line was not answered with ok, but with: {other}")))
+    // The first may be the end of one that began before.
+    let mut lines = replies.split_inclusive(|&byte| byte == b'\n');
+    let other = lines.find(|line| !reply::OK.ends_with(line)).unwrap_or(replies);
+    let other = String::from_utf8_lossy(other);
+    Err(io::Error::other(format!("a line was not answered with ok, but with: {}", other.trim_end())))
 }
 
 impl Mark {
@@ -335,3 +337,89 @@ const REPLIES_LEN: usize = 256 << 10;
 const TURN: Duration = Duration::from_millis(5);
 /// How long the last answers are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    /// Answers every line with ok, but the line of that number on each connection with something else.
+    fn server(wrong: Option<usize>) -> u16 {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                thread::spawn(move || answer(stream.unwrap(), wrong));
+            }
+        });
+        port
+    }
+
+    fn answer(mut stream: TcpStream, wrong: Option<usize>) {
+        let (mut buf, mut lines) = (vec![0; 64 << 10], 0);
+        while let Ok(len @ 1..) = stream.read(&mut buf) {
+            let mut replies = Vec::new();
+            for _ in memchr::memchr_iter(b'\n', &buf[..len]) {
+                lines += 1;
+                let reply = if Some(lines) == wrong {
+                    &b"{\"status\":\"error\",\"code\":\"planted\"}\n"[..]
+                } else {
+                    reply::OK
+                };
+                replies.extend_from_slice(reply);
+            }
+            if stream.write_all(&replies).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn plan(port: u16) -> Plan {
+        Plan { port, connections: 3, record_size: 180, pipeline: Some(100) }
+    }
+
+    #[test]
+    fn every_line_is_counted_once_and_answered_once() {
+        let mut flood = Flood::connect(plan(server(None))).unwrap();
+        flood.drive(Duration::from_millis(50)).unwrap();
+        let on_the_way = flood.mark().unwrap();
+        assert!(on_the_way.sent - on_the_way.answered as f64 <= 300.0, "no more than the pipelines hold");
+        flood.settle().unwrap();
+        let mark = flood.mark().unwrap();
+        assert!(mark.answered > 300, "{mark:?}");
+        // Lines are as long as they are asked to be in the mean of a block, and the last block is not whole.
+        assert!((mark.sent - mark.answered as f64).abs() < 20.0, "{mark:?}");
+    }
+
+    #[test]
+    fn one_line_each_is_one_line_each() {
+        let mut flood = Flood::connect(plan(server(None))).unwrap();
+        flood.send_one_each().unwrap();
+        assert_eq!(flood.mark().unwrap().answered, 3);
+    }
+
+    #[test]
+    fn another_answer_than_ok_ends_it_with_the_words_of_that_answer() {
+        let mut flood = Flood::connect(plan(server(Some(150)))).unwrap();
+        let error = flood.drive(Duration::from_secs(5)).unwrap_err().to_string();
+        assert!(error.contains("planted"), "{error}");
+    }
+
+    #[test]
+    fn a_server_that_hangs_up_is_an_error_and_a_floor_that_does_is_not() {
+        let gone = || {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            thread::spawn(move || listener.incoming().take(3).for_each(drop));
+            port
+        };
+        let mut server = Flood::connect(plan(gone())).unwrap();
+        assert!(server.drive(Duration::from_secs(5)).is_err());
+        let mut floor = Flood::connect(Plan { pipeline: None, ..plan(gone()) }).unwrap();
+        let start = Instant::now();
+        floor.drive(Duration::from_secs(5)).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(4), "it ends when its peers have");
+    }
+}

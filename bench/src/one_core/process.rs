@@ -34,7 +34,7 @@ pub(super) fn server(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel
     let mut command = Command::new(&task.server);
     command
         .args(["--port", "0", "--backend", backend_name(backend), "--ack", &ack.to_string()])
-        .args(["--cpus", &task.server_cpu.to_string()])
+        .args(["--cpu-list", &task.server_cpu.to_string()])
         .arg("--log-dir")
         .arg(dir.join("logs"))
         .arg("--ready-file")

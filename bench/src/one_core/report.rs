@@ -82,17 +82,21 @@ impl Row {
     }
 
     /// What a reader has to know before believing the row.
-    fn note(&self) -> &'static str {
+    fn note(&self) -> String {
         let median = |figure| self.spread(figure).map_or(0.0, |spread| spread.median);
-        if median(Figure::GeneratorWaited) > NOISE {
-            // Nothing of ours runs on that processor but the generator.
-            "  host noise: others had the processor"
-        } else if median(Figure::GeneratorBusy) > BUSY && median(Figure::ServerBusy) < BUSY {
+        let waited = median(Figure::GeneratorWaited);
+        let mut note = String::new();
+        if median(Figure::GeneratorBusy) + waited > BUSY && median(Figure::ServerBusy) < BUSY {
             // The records per second are what was sent, not what could be taken.
-            "  generator-bound"
-        } else {
-            ""
+            note += "  generator-bound";
         }
+        if waited > NOISE {
+            // Nothing of ours runs there but the generator.
+            let percent = waited * 100.0;
+            write!(note, "  host noise: others had the generator's processor for {percent:.0} % of the time")
+                .expect("writing into memory cannot fail");
+        }
+        note
     }
 }
 
