@@ -126,11 +126,14 @@ impl Watch {
             self.first = (self.received > 0).then_some(now);
             return Ok(true);
         };
-        if self.start.is_none() && now >= first + self.warm_up {
-            self.start = Some(self.mark(now)?);
-        } else if now >= first + self.warm_up + self.window {
-            self.end = Some(self.mark(now)?);
-            return Ok(false);
+        match &self.start {
+            None if now >= first + self.warm_up => self.start = Some(self.mark(now)?),
+            // A whole window, even if it began late.
+            Some(start) if now >= start.at + self.window => {
+                self.end = Some(self.mark(now)?);
+                return Ok(false);
+            }
+            _ => {}
         }
         Ok(true)
     }
