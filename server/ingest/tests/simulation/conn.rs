@@ -146,6 +146,17 @@ impl Conn {
         }
     }
 
+    /// Lines that the shard has and did not answer, as far as that can be told.
+    pub(crate) fn lines_owed(&self) -> u64 {
+        match &self.view {
+            View::Plain(plain) if plain.level > AckLevel::None => {
+                let is_line = |said: &&Said| !matches!(said.what, What::Blank) && said.end <= self.delivered;
+                self.said[plain.cursor..].iter().filter(is_line).count() as u64
+            }
+            _ => 0,
+        }
+    }
+
     /// Whether the shard can have come to a verdict on that line.
     fn is_decided(&self, said: &Said, line_len_max: usize) -> bool {
         said.end <= self.delivered && (self.sent[said.end - 1] == b'\n' || self.is_end_told)

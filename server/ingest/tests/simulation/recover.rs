@@ -5,7 +5,7 @@
 use crate::disk::Disk;
 use ringest_ingest::scan::{Item, StoredRun, scan};
 use ringest_ingest::{ProducerState, SegmentId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One block that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(crate) struct Survey {
     pub(crate) keep: Vec<(u64, usize)>,
     /// Damage in what is kept: segment and where it starts.
     pub(crate) damage: Vec<(u64, usize)>,
+    /// Segments of which a later one says how much counts.
+    pub(crate) void: BTreeSet<u64>,
     /// Oldest first.
     pub(crate) blocks: Vec<Found>,
     pub(crate) oddities: Oddities,
@@ -51,6 +53,11 @@ struct Segment {
 }
 
 impl Survey {
+    /// Whether both say the same of what counts.
+    pub(crate) fn is_like(&self, other: &Survey) -> bool {
+        self.keep == other.keep && self.blocks == other.blocks
+    }
+
     pub(crate) fn brief(&self) -> String {
         let blocks: Vec<_> = self.blocks.iter().map(|block| (block.segment, block.offset, block.len)).collect();
         format!("{:?} {:?} {blocks:?}", self.oddities, self.keep)
@@ -90,11 +97,12 @@ pub(crate) fn survey(disk: &Disk, batches: usize) -> Survey {
                 *newer = walk(newer.id, &[]);
             }
             segment = walk(id, &bytes[..from]);
+            behind = 0; // What does not count is not counted either: it may be there twice.
             oddities.disowned += 1;
         }
         oddities.torn += u64::from(segment.is_torn);
         oddities.damaged += segment.damage.len() as u64;
-        behind += blocks;
+        behind += segment.blocks.len();
         segments.push(segment);
     }
     segments.reverse();
@@ -102,6 +110,7 @@ pub(crate) fn survey(disk: &Disk, batches: usize) -> Survey {
     let is_worth = |segment: &&Segment| !segment.blocks.is_empty() || !segment.damage.is_empty();
     Survey {
         keep: segments.iter().filter(is_worth).map(|segment| (segment.id, segment.keep)).collect(),
+        void: voids.keys().map(|id| id.0).collect(),
         damage: segments.iter().flat_map(|segment| segment.damage.clone()).collect(),
         blocks: segments.into_iter().flat_map(|segment| segment.blocks).collect(),
         oddities,
@@ -152,20 +161,22 @@ fn walk(id: u64, bytes: &[u8]) -> Segment {
     segment
 }
 
-/// Makes the files say what the survey says. Damage is copied aside first, and the copy remembers it: a place that was
-/// once judged to be damage is never taken for a write that was cut off, however few blocks are behind it by then.
-pub(crate) fn settle(disk: &mut Disk, survey: &Survey) {
+/// Makes the files say what the survey says, or dies after so many `steps`. Damage is copied aside first, and the copy
+/// remembers it: a place that was once judged to be damage is never taken for a write that was cut off, however few
+/// blocks are behind it by then. Then goes what is void, because those that know it may have to go, and then what does
+/// not count, from the newest back, because once a gap is gone nothing tells that what lies behind it must not count.
+pub(crate) fn settle(disk: &mut Disk, survey: &Survey, steps: usize) {
     let keep: BTreeMap<u64, usize> = survey.keep.iter().copied().collect();
     for &(id, from) in &survey.damage {
         disk.files.get_mut(&id).expect("damage is kept").set_aside(from);
     }
-    disk.files.retain(|id, file| match keep.get(id) {
-        Some(&len) => {
-            file.settle(len);
-            true
+    let (void, rest): (Vec<u64>, Vec<u64>) = disk.files.keys().rev().partition(|id| survey.void.contains(id));
+    for id in void.into_iter().chain(rest).take(steps) {
+        match keep.get(&id) {
+            Some(&len) => disk.files.get_mut(&id).expect("just seen").settle(len),
+            None => drop(disk.files.remove(&id)),
         }
-        None => false,
-    });
+    }
 }
 
 /// How far each producer is, from every directory.

@@ -3,7 +3,7 @@
 
 use crate::disk::{Disk, State};
 use crate::lines::{self, Style, Verdict};
-use crate::recover::Found;
+use crate::recover::{self, Found};
 use crate::rng::Rng;
 use ringest_ingest::scan::StoredRun;
 use ringest_wire::AckLevel;
@@ -198,44 +198,36 @@ impl Truth {
             }
         }
         self.check_once(blocks);
-        let reached = crate::recover::fold(blocks.iter().flatten());
+        let reached = recover::fold(blocks.iter().flatten());
         let reached: BTreeMap<String, (u64, u64)> =
             reached.into_iter().map(|state| (state.producer, (state.epoch, state.last_seq))).collect();
-        for rid in 0..self.lines.len() {
-            let line = &self.lines[rid];
-            let is_stored = !line.places.is_empty();
-            let passed = match &line.origin {
-                Origin::Plain => true,
-                Origin::Stream { producer, epoch, seq } => {
-                    reached.get(producer).is_some_and(|reached| *reached >= (*epoch, *seq))
-                }
-            };
-            let Some(promised) = line.promised.filter(|_| line.verdict == Verdict::Stored) else {
-                // Nobody was told anything, so it must not be behind what the server believes to have.
-                let is_lost = line.verdict == Verdict::Stored && passed && !is_stored && line.origin != Origin::Plain;
-                let is_current = |producer: &String, epoch: u64| reached.get(producer).is_some_and(|it| it.0 == epoch);
-                if let Origin::Stream { producer, epoch, .. } = &line.origin
-                    && is_lost
-                    && is_current(producer, *epoch)
-                {
-                    let is_excused = line.is_forgiven || before[rid].is_doubtful;
-                    assert!(is_excused, "I3: {} is believed to be stored, and is lost", self.describe(rid));
-                    self.lines[rid].is_forgiven = true;
-                }
-                continue;
-            };
-            let is_due = promised >= level && (promised == AckLevel::Durable || before[rid].is_kept);
-            assert!(
-                is_stored || !is_due || line.is_forgiven,
-                "I1: {} was promised to be {promised}, and is lost",
-                self.describe(rid)
-            );
-            let line = &mut self.lines[rid];
-            line.is_forgiven |= !is_stored && passed;
-            if !is_stored {
-                line.promised = None; // The crash was what that level does not outlive.
+        for (rid, before) in before.iter().enumerate() {
+            if self.lines[rid].verdict == Verdict::Stored {
+                self.judge_recovered(rid, *before, level, &reached);
             }
         }
+    }
+
+    fn judge_recovered(&mut self, rid: usize, before: Before, level: AckLevel, reached: &BTreeMap<String, (u64, u64)>) {
+        let line = &self.lines[rid];
+        if !line.places.is_empty() {
+            return;
+        }
+        // Whether the server believes to have it, and would take it for a duplicate if it came again.
+        let is_passed = match &line.origin {
+            Origin::Plain => false,
+            Origin::Stream { producer, epoch, seq } => {
+                reached.get(producer).is_some_and(|reached| reached.0 == *epoch && reached.1 >= *seq)
+            }
+        };
+        let is_excused = match line.promised {
+            Some(promised) => promised < level || (promised < AckLevel::Durable && !before.is_kept),
+            None => !is_passed || before.is_doubtful,
+        };
+        assert!(line.is_forgiven || is_excused, "I1, I3: {} is lost", self.describe(rid));
+        let line = &mut self.lines[rid];
+        line.is_forgiven |= is_passed;
+        line.promised = None; // The crash was what that level does not outlive.
     }
 
     /// I3: each record lies in one place, and those of a producer in order.

@@ -10,6 +10,7 @@ use crate::lines::Style;
 use crate::recover;
 use crate::rng::Rng;
 use crate::truth::Truth;
+use memchr::memmem;
 use ringest_ingest::scan::{Item, scan};
 use ringest_ingest::{Action, Block, Fault, Limits, PAGE, SegmentId, Shard, ShardConfig, ShardId, home_shard};
 use ringest_wire::answer::Answer;
@@ -28,6 +29,7 @@ pub(crate) struct World {
     now: Duration,
     limits: Limits,
     ack: AckLevel,
+    ack_max: AckLevel,
     style: Style,
     disks: Vec<Disk>,
     nodes: Vec<Node>,
@@ -51,6 +53,8 @@ struct Node {
     opens: Vec<u64>,
     by_id: HashMap<u64, usize>,
     last_opened: u64,
+    /// It was told something and not asked what to do yet.
+    is_told: bool,
 }
 
 struct Write {
@@ -112,7 +116,7 @@ impl World {
             bad_one_in: *rng.pick(&[3, 10, 40]),
         };
         let mut truth = Truth::default();
-        let producers = rng.within(1, 4);
+        let producers = rng.within(1, PRODUCERS_MAX);
         let plain = rng.below(3);
         let mut clients = Vec::new();
         for at in 0..producers {
@@ -130,6 +134,7 @@ impl World {
             now: Duration::ZERO,
             limits,
             ack: AckLevel::Durable,
+            ack_max: AckLevel::Durable,
             style,
             disks: Vec::new(),
             nodes: Vec::new(),
@@ -169,6 +174,7 @@ impl World {
         let shards = self.rng.within(1, 3) as usize;
         let weaker = [AckLevel::Written, AckLevel::Accepted, AckLevel::None];
         self.ack = if self.rng.one_in(2) { AckLevel::Durable } else { *self.rng.pick(&weaker) };
+        self.ack_max = if self.rng.one_in(6) { self.ack } else { AckLevel::Durable };
         while self.disks.len() < shards {
             self.disks.push(Disk::default());
         }
@@ -182,7 +188,7 @@ impl World {
                     shard: ShardId(at as u16),
                     shards: shards as u16,
                     ack: self.ack,
-                    ack_max: AckLevel::Durable,
+                    ack_max: self.ack_max,
                     min_level: self.style.min_level,
                     first_segment: SegmentId(last + 1),
                     producers: known.iter().filter(|state| home(&state.producer)).cloned().collect(),
@@ -195,6 +201,7 @@ impl World {
                     opens: Vec::new(),
                     by_id: HashMap::new(),
                     last_opened: last,
+                    is_told: false,
                 }
             })
             .collect();
@@ -249,13 +256,19 @@ impl World {
         let found = self.survey();
         found.iter().for_each(|survey| trace!(self, "recovered: {}", survey.brief()));
         for (disk, survey) in self.disks.iter_mut().zip(&found) {
-            recover::settle(disk, survey);
+            if self.rng.one_in(2) {
+                let steps = self.rng.index(disk.files.len() + 1);
+                recover::settle(disk, survey, steps);
+                let again = recover::survey(disk, self.limits.batches);
+                let (one, two) = (survey.brief(), again.brief());
+                assert!(survey.is_like(&again), "I7: recovery that dies comes to the same end:\n{one}\n{two}");
+            }
+            recover::settle(disk, survey, usize::MAX);
         }
         let again = self.survey();
         for (first, second) in found.iter().zip(&again) {
-            let is_same = first.keep == second.keep && first.blocks == second.blocks;
             let (one, two) = (first.brief(), second.brief());
-            assert!(is_same, "I7: recovery comes to the same end twice:\n{one}\n{two}");
+            assert!(first.is_like(second), "I7: recovery comes to the same end twice:\n{one}\n{two}");
             let oddities = first.oddities;
             self.saw_if("recovery cut a torn tail", oddities.torn > 0);
             self.saw_if("recovery left out what a later segment declared void", oddities.void > 0);
@@ -280,6 +293,10 @@ impl World {
             if self.mood.loss_one_in > 0 && self.rng.one_in(self.mood.loss_one_in) {
                 self.lose_a_connection();
             }
+            if self.rng.one_in(50) {
+                let at = self.rng.index(self.nodes.len());
+                self.timeout(at); // A driver that wakes for something else may look at the time as well.
+            }
             self.step();
         }
     }
@@ -294,6 +311,12 @@ impl World {
                 conn.reads = true;
             }
         }
+        let given_up = |client: &Client| match client {
+            Client::Producer(producer) => producer.zombies.iter().map(|(conn, _)| *conn).collect(),
+            Client::Plain(_) => Vec::new(),
+        };
+        let given_up: Vec<usize> = self.clients.iter().flat_map(given_up).collect();
+        given_up.into_iter().for_each(|conn| self.lose(conn));
         self.run_dry("every client gets its answers", |world| world.clients.iter().all(Client::is_done));
     }
 
@@ -319,6 +342,8 @@ impl World {
     }
 
     fn check_drained(&mut self) {
+        let suppressed: u64 = self.nodes.iter().map(|node| node.shard.tally().acks_suppressed).sum();
+        self.saw_if("a plain client took no replies and was given up", suppressed > 0);
         for node in &self.nodes {
             assert!(node.writes.is_empty() && node.sync.is_none() && node.opens.is_empty(), "nothing is under way");
             assert_eq!(node.shard.in_flight(), 0, "no record is in flight");
@@ -347,9 +372,10 @@ impl World {
     fn run_dry(&mut self, goal: &str, is_done: impl Fn(&World) -> bool) {
         for _ in 0..200_000 {
             if is_done(self) {
+                self.settle_all();
                 return;
             }
-            if !self.step() {
+            if !self.step() && !is_done(self) {
                 let Some(at) = self.next_time() else {
                     panic!("stuck: {goal}, but nothing can happen any more\n{}", self.picture());
                 };
@@ -412,7 +438,7 @@ impl World {
             self.nodes[node].by_id.remove(&id.token());
             self.nodes[node].shard.handle_lost(id, self.base + self.now);
             self.hang_up(conn);
-            self.settle(node);
+            self.told(node);
         } else {
             self.hang_up(conn);
         }
@@ -420,7 +446,14 @@ impl World {
 
     /// One thing happens. Whether anything could.
     fn step(&mut self) -> bool {
-        let events = self.possible();
+        if self.rng.one_in(3) {
+            self.settle_all();
+        }
+        let mut events = self.possible();
+        if events.is_empty() {
+            self.settle_all();
+            events = self.possible();
+        }
         if events.is_empty() {
             return false;
         }
@@ -486,12 +519,14 @@ impl World {
         let accepted = self.nodes[node].shard.handle_accepted(self.base + self.now);
         trace!(self, "conn {conn} arrives at {node}: {accepted:?}");
         let Some(id) = accepted else {
-            assert!(self.is_draining, "there are not as many connections as may be");
+            let is_full = self.nodes[node].shard.sessions() >= self.limits.sessions_max;
+            assert!(is_full || self.is_draining, "a connection is refused only where there are as many as may be");
+            self.saw_if("a connection was refused", is_full);
             return self.hang_up(conn);
         };
         self.conns[conn].at = At::Shard(node, id);
         assert!(self.nodes[node].by_id.insert(id.token(), conn).is_none(), "a name is given once");
-        self.settle(node);
+        self.told(node);
     }
 
     fn deliver(&mut self, at: usize) {
@@ -511,6 +546,10 @@ impl World {
                 _ => most,
             };
             let chunk = conn.delivered..conn.delivered + len.min(most);
+            if shard.tally().acks_suppressed == 0 {
+                let owed = conn.lines_owed();
+                assert!(owed < self.limits.owed_lines_max, "I10: {owed} lines are owed an answer, and more are wanted");
+            }
             conn.delivered = chunk.end;
             trace!(self, "conn {at} delivers {} bytes", chunk.len());
             shard.handle_bytes(id, &conn.sent[chunk], now);
@@ -519,7 +558,7 @@ impl World {
             conn.is_end_told = true;
             shard.handle_end(id, now);
         }
-        self.settle(node);
+        self.told(node);
     }
 
     fn read(&mut self, at: usize) {
@@ -540,7 +579,7 @@ impl World {
             let (buf, _) = conn.sending.take().expect("just seen");
             let At::Shard(node, id) = conn.at else { unreachable!() };
             self.nodes[node].shard.handle_sent(id, buf, self.base + self.now);
-            self.settle(node);
+            self.told(node);
         }
     }
 
@@ -555,13 +594,14 @@ impl World {
         file.pieces[piece].state = if fails { Piece::Failed } else { Piece::Written };
         file.failed |= fails;
         self.has_failed |= fails;
-        let outcome = if fails { Err(Fault::Broken) } else { Ok(()) };
+        let fault = *self.rng.pick(&[Fault::Broken, Fault::Full]);
+        let outcome = if fails { Err(fault) } else { Ok(()) };
         let is_first = node.writes.iter().all(|other| other.block.offset() > offset);
         self.saw_if("a write overtook another", !is_first);
         self.saw_if("a write failed", fails);
         trace!(self, "shard {at}: write of {rows} rows at {id}:{offset}: {outcome:?}");
         self.nodes[at].shard.handle_written(block, outcome, self.base + self.now);
-        self.settle(at);
+        self.told(at);
     }
 
     fn synced(&mut self, at: usize) {
@@ -579,7 +619,7 @@ impl World {
         let outcome = if fails { Err(Fault::Broken) } else { Ok(()) };
         trace!(self, "shard {at}: sync of {id}: {outcome:?}");
         self.nodes[at].shard.handle_synced(SegmentId(id), outcome, self.base + self.now);
-        self.settle(at);
+        self.told(at);
     }
 
     fn opened(&mut self, at: usize, open: usize) {
@@ -594,7 +634,7 @@ impl World {
         self.has_failed |= fault.is_some();
         trace!(self, "shard {at}: open of {id}: {outcome:?}");
         self.nodes[at].shard.handle_opened(SegmentId(id), outcome, self.base + self.now);
-        self.settle(at);
+        self.told(at);
     }
 
     fn timeout(&mut self, at: usize) {
@@ -605,8 +645,26 @@ impl World {
         assert!(next.is_none_or(|next| next > now), "a time that has come is not waited for again");
     }
 
+    /// The shard was told something. A driver may tell it more before it asks what to do.
+    fn told(&mut self, at: usize) {
+        self.nodes[at].is_told = true;
+        if self.rng.one_in(2) {
+            self.settle(at);
+        }
+    }
+
+    /// Asks every shard that was told something.
+    fn settle_all(&mut self) {
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].is_told {
+                self.settle(at);
+            }
+        }
+    }
+
     /// Does what the shard asks, until it is silent.
     fn settle(&mut self, at: usize) {
+        self.nodes[at].is_told = false;
         while let Some(action) = self.nodes[at].shard.poll() {
             match action {
                 Action::Open(id) => self.open(at, id),
@@ -615,16 +673,22 @@ impl World {
                 Action::CloseSegment { segment, len } => self.close_segment(at, segment, len),
                 Action::Send(id, buf) => self.send(at, id.token(), buf),
                 Action::Resume(id) => {
-                    let conn = self.nodes[at].by_id[&id.token()];
-                    assert!(self.conns[conn].is_held, "only what was held back is asked for again");
-                    self.conns[conn].is_held = false;
-                    self.saw("a held connection was resumed");
+                    // It may have been lost since.
+                    if let Some(&conn) = self.nodes[at].by_id.get(&id.token()) {
+                        assert!(self.conns[conn].is_held, "only what was held back is asked for again");
+                        self.conns[conn].is_held = false;
+                        self.saw("a held connection was resumed");
+                    }
                 }
                 Action::HandOff { session, shard, received } => {
                     let conn = self.nodes[at].by_id.remove(&session.token()).expect("a session has a connection");
                     trace!(self, "conn {conn} is handed off to {shard:?}");
                     let conn = &mut self.conns[conn];
                     assert!(conn.sending.is_none(), "nothing was said before the hand-off");
+                    assert!(
+                        received.len() <= 4096 + self.limits.chunk_len_max,
+                        "I10: what is kept of a hello is bounded"
+                    );
                     assert!(received == conn.sent[..conn.delivered], "what was received goes along, all of it");
                     conn.delivered = 0;
                     conn.is_held = false;
@@ -720,6 +784,10 @@ impl World {
         let conn = *self.nodes[at].by_id.get(&token).expect("a session that is answered has a connection");
         trace!(self, "conn {conn} is told {}", String::from_utf8_lossy(&buf).trim_end());
         assert!(buf.len() <= self.limits.send_len_max + 8192 + self.limits.chunk_len_max * 2, "I10: a send is bounded");
+        for (word, what) in TELLING {
+            let is_said = memmem::find(&buf, word.as_bytes()).is_some();
+            self.saw_if(what, is_said);
+        }
         let mut witness = Witness {
             truth: &mut self.truth,
             disks: &self.disks,
@@ -860,6 +928,9 @@ impl World {
     fn say_hello(&mut self, at: usize) {
         let Client::Producer(producer) = &self.clients[at] else { unreachable!() };
         let ack = *self.rng.pick(&producer.levels);
+        // Who was refused a level asks for a weaker one; now and then somebody tries.
+        let is_too_much = ack.is_some_and(|level| level > self.ack_max);
+        let ack = ack.filter(|_| !is_too_much || (!self.is_calm && self.rng.one_in(8)));
         let resume_from = producer.resume_from(&mut self.rng);
         let level = ack.unwrap_or(self.ack);
         let (name, epoch) = (producer.name.clone(), producer.epoch);
@@ -929,7 +1000,13 @@ impl World {
     /// What a client may do in the middle of its stream, and better did not.
     fn misbehave(&mut self, at: usize, conn: usize) {
         let Client::Producer(producer) = &mut self.clients[at] else { unreachable!() };
-        match self.rng.below(6) {
+        match self.rng.below(7) {
+            6 => {
+                let from = self.rng.within(producer.base, producer.next);
+                producer.next = from;
+                self.say_control(conn, &Control::Resume(Resume { from }), What::Resume(from));
+                self.saw("a client went back unasked");
+            }
             0 => {
                 trace!(self, "client {at} says bye early");
                 producer.state = State::Leaving;
@@ -1106,10 +1183,27 @@ fn limits(rng: &mut Rng) -> Limits {
         owed_runs_max: rng.within(1, 30) as usize,
         ack_stall: Duration::from_millis(rng.within(1, 200)),
         storage_retry: Duration::from_millis(rng.within(1, 200)),
-        sessions_max: 1000,
-        producers_max: 8,
+        sessions_max: rng.within(2, 40) as usize,
+        producers_max: rng.within(PRODUCERS_MAX, 8) as usize,
         window: 100,
     };
     limits.segment_len = (limits.segment_len_min() + rng.below(100_000)).next_multiple_of(PAGE as u64);
     limits
 }
+
+/// Producers of one world at most. A shard that has to forget a producer cannot tell its lines from new ones.
+const PRODUCERS_MAX: u64 = 4;
+
+/// Words of answers, and what they show to have happened.
+const TELLING: [(&str, &str); 10] = [
+    ("\"code\":\"fenced\"", "a session was fenced"),
+    ("\"code\":\"stale_epoch\"", "a lower epoch was refused"),
+    ("\"code\":\"seq_gap\"", "a gap was refused"),
+    ("\"code\":\"protocol_error\"", "nonsense was answered"),
+    ("cannot be promised here", "a level was refused"),
+    ("may be lost", "a durable session was refused what may be lost"),
+    ("\"$nack\"", "a session was told that storage failed"),
+    ("\"retry_after_ms\"", "a plain client was told that storage failed"),
+    ("\"line_too_long\"", "an over-long line was refused"),
+    ("\"rej\":[", "rejections were told"),
+];
