@@ -376,8 +376,10 @@ impl Shard {
                         session.mode = Mode::Moving;
                         return self.moving.push_back((id, home));
                     }
-                    session.stash.drain(..=at);
+                    // The hello stays until it is answered: who said it is told why, if it is refused.
+                    let behind = session.stash.split_off(at + 1);
                     self.join(id, session, &hello);
+                    session.stash = behind;
                 }
                 Ok(_) => session.go_away(Code::ProtocolError, "a session begins with $hello"),
                 Err(reason) => session.go_away(Code::ProtocolError, &reason),
