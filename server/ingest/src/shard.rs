@@ -112,6 +112,8 @@ pub struct Shard {
     ready: VecDeque<SessionId>,
     /// Those that wait for room in the writer, each once.
     queue: VecDeque<SessionId>,
+    /// The last of them that was let on.
+    called: Option<SessionId>,
     /// Those that said hello and wait for what was sent before.
     joining: Vec<SessionId>,
     /// Those that belong to another shard.
@@ -147,6 +149,7 @@ impl Shard {
             sessions: Slab::new(),
             ready: VecDeque::new(),
             queue: VecDeque::new(),
+            called: None,
             joining: Vec::new(),
             moving: VecDeque::new(),
             woken: Vec::new(),
@@ -186,7 +189,9 @@ impl Shard {
             session.is_stalled = true;
             return false;
         }
-        if self.intake.writer.gate() == Gate::Wait {
+        // Who comes by while others wait has to wait behind them, or those that come by first get all of the room.
+        let is_its_turn = self.queue.is_empty() || self.called == Some(id);
+        if self.intake.writer.gate() == Gate::Wait || !is_its_turn {
             session.is_stalled = true;
             self.enqueue(id);
             return false;
@@ -567,6 +572,7 @@ impl Shard {
             || session.owes_too_much(limits.owed_lines_max / 2 + 1, limits.owed_runs_max / 2 + 1);
         if session.is_stalled && (session.is_closing || (!blocked && !self.is_draining)) {
             session.is_stalled = false;
+            self.called = Some(id);
             self.actions.push_back(Action::Resume(id));
         }
     }
