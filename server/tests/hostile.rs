@@ -4,6 +4,7 @@
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod support;
 
+use ringest_ingest::Limits;
 use serde_json::json as value;
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -11,11 +12,11 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::client::{Client, Settled};
+use support::client::{Client, PATIENCE, Settled};
 use support::disk::SmallDisk;
 use support::lines::{OK, code, joined, json, origin, record};
 use support::on_each_backend;
-use support::process::Setup;
+use support::process::{Setup, segment_mib};
 
 on_each_backend!(each_kind_of_bad_line_is_named_and_the_next_line_is_fine, |setup: Setup| {
     let nested = |open: &str, close: &str| {
@@ -131,6 +132,35 @@ on_each_backend!(half_a_line_then_silence_harms_nobody, |setup: Setup| {
     assert_eq!(setup.records().len(), 21);
 });
 
+on_each_backend!(sessions_that_never_read_do_not_keep_the_buffers_of_all, |setup: Setup| {
+    // More of them than any backend has buffers to receive into.
+    const DEAF: usize = 100;
+    let server = setup.start();
+    let ping = "{\"$ping\":18446744073709551615}\n".repeat(1000);
+    let deaf: Vec<Client> = (0..DEAF)
+        .map(|number| {
+            let mut client = server.connect();
+            client.hello(&format!(r#""producer":"deaf-{number}""#));
+            client.stream().set_nonblocking(true).unwrap();
+            client
+        })
+        .collect();
+    // Until none of them is read any further.
+    let (mut idle, since) = (0, Instant::now());
+    while idle < 50 {
+        let taken = deaf.iter().filter(|client| client.stream().write(ping.as_bytes()).is_ok()).count();
+        idle = if taken == 0 { idle + 1 } else { 0 };
+        assert!(since.elapsed() < PATIENCE, "the server reads on from clients that do not read");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut other = server.connect();
+    (0..100).for_each(|number| assert_eq!(other.ask(record("other", number)), OK));
+    drop(deaf);
+    assert_eq!(server.connect().ask(record("other", 100)), OK);
+    server.stop();
+    setup.assert_verified();
+});
+
 on_each_backend!(peers_that_never_read_cost_bounded_memory, |setup: Setup| {
     let server = setup.ack("written").start();
     let mut other = server.connect();
@@ -151,7 +181,7 @@ on_each_backend!(peers_that_never_read_cost_bounded_memory, |setup: Setup| {
     let deaf: Vec<Client> = deaf.into_iter().map(|thread| thread.join().unwrap()).collect();
     assert_eq!(other.ask(record("other", 100)), OK);
     // A batch's memory is taken from the kernel when it is first used: that is start-up, not growth.
-    let batches = 16 * (1 << 10) + 1024;
+    let batches = (Limits::default().batch_memory() >> 10) as u64;
     let grown = server.memory_kib("VmHWM").saturating_sub(before);
     assert!(grown < batches + (16 << 10), "memory grew by {grown} KiB");
     drop(deaf);
@@ -159,9 +189,9 @@ on_each_backend!(peers_that_never_read_cost_bounded_memory, |setup: Setup| {
 });
 
 on_each_backend!(a_server_starts_on_a_full_disk_and_goes_on_when_there_is_room, |setup: Setup| {
-    let Some(disk) = small_disk(&setup, 40) else { return };
-    let setup = setup.log_dir(disk.path().join("logs")).arg("--segment-mib").arg("20");
-    disk.occupy(40);
+    let Some(disk) = small_disk(&setup, 2 * segment_mib()) else { return };
+    let setup = setup.log_dir(disk.path().join("logs")).small_segments();
+    disk.occupy(2 * segment_mib());
     let server = setup.start();
     let mut plain = server.connect();
     let mut session = server.connect();
@@ -191,20 +221,22 @@ on_each_backend!(a_server_starts_on_a_full_disk_and_goes_on_when_there_is_room, 
 });
 
 on_each_backend!(a_disk_that_fills_up_loses_nothing_that_was_acknowledged, |setup: Setup| {
-    let Some(disk) = small_disk(&setup, 64) else { return };
-    let setup = setup.log_dir(disk.path().join("logs")).arg("--segment-mib").arg("18");
-    disk.occupy(20);
+    // Room for two segments, and later for three.
+    let Some(disk) = small_disk(&setup, 4 * segment_mib()) else { return };
+    let setup = setup.log_dir(disk.path().join("logs")).small_segments();
+    disk.occupy(segment_mib() * 3 / 2);
+    let lines = 2560 * segment_mib(); // Of a kilobyte each.
     let server = setup.start();
     let pad = "x".repeat(1000);
     let line = |number: u64| record("plain", number).replace('}', &format!(",\"pad\":\"{pad}\"}}"));
 
     // More than there is room for: one part is stored, the rest is told why not.
-    let replies = server.connect().exchange(joined((1..=50_000).map(line)));
+    let replies = server.connect().exchange(joined((1..=lines).map(line)));
     let mut acknowledged: BTreeSet<u64> =
         (1..).zip(&replies).filter(|(_, reply)| *reply == OK).map(|it| it.0).collect();
-    assert_eq!(replies.len(), 50_000);
-    let (stored, refused) = (acknowledged.len(), 50_000 - acknowledged.len());
-    assert!(stored > 10_000 && refused > 1000, "{stored} stored, {refused} refused");
+    assert_eq!(replies.len() as u64, lines);
+    let (stored, refused) = (acknowledged.len() as u64, lines - acknowledged.len() as u64);
+    assert!(stored > lines / 4 && refused > 1000, "{stored} stored, {refused} refused");
     let codes: BTreeSet<String> = replies.iter().map(|reply| code(reply)).collect();
     assert_eq!(codes, BTreeSet::from(["ok".to_owned(), "storage_full".to_owned()]));
 
@@ -217,7 +249,7 @@ on_each_backend!(a_disk_that_fills_up_loses_nothing_that_was_acknowledged, |setu
     assert!(nacks > 0, "there was no room at first");
 
     let mut plain = server.connect();
-    for number in 50_001..=51_000 {
+    for number in lines + 1..=lines + 1000 {
         assert_eq!(plain.ask(line(number)), OK, "without a restart");
         acknowledged.insert(number);
     }

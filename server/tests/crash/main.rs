@@ -28,7 +28,7 @@ const PRODUCERS: u64 = 6;
 const PLAIN: u64 = 3;
 
 on_each_backend!(kills_under_load_lose_nothing_that_was_acknowledged, |setup: Setup| {
-    let setup = setup.shards(2).arg("--segment-mib").arg("18");
+    let setup = setup.shards(2).small_segments();
     let mut dice = Dice::from_env(setup.on.as_str());
     let world = World::leaked();
     let loads = Loads::start(world, &mut dice);
@@ -62,7 +62,7 @@ on_each_backend!(kills_under_load_lose_nothing_that_was_acknowledged, |setup: Se
 });
 
 on_each_backend!(kills_with_a_changing_number_of_shards_store_each_line_once, |setup: Setup| {
-    let setup = setup.arg("--segment-mib").arg("18");
+    let setup = setup.small_segments();
     let mut dice = Dice::from_env(setup.on.as_str());
     let world = World::leaked();
     let loads = Loads::start(world, &mut dice);

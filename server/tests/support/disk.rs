@@ -31,7 +31,7 @@ impl SmallDisk {
     }
 
     /// Takes `mib` MiB away; [`free`](Self::free) gives them back.
-    pub(crate) fn occupy(&self, mib: usize) {
+    pub(crate) fn occupy(&self, mib: u64) {
         let mut file = File::create(self.ballast()).unwrap();
         let piece = vec![0x42; 1 << 20];
         (0..mib).for_each(|_| file.write_all(&piece).expect("the ballast fits"));

@@ -2,6 +2,7 @@
 
 use super::Backend;
 use super::client::Client;
+use ringest_ingest::Limits;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -83,6 +84,11 @@ impl Setup {
 
     pub(crate) fn ack(self, level: &str) -> Setup {
         self.env("ACK", level)
+    }
+
+    /// Segments as small as they may be.
+    pub(crate) fn small_segments(self) -> Setup {
+        self.env("SEGMENT_MIB", &segment_mib().to_string())
     }
 
     /// Pinned to these cores instead of to none.
@@ -272,6 +278,11 @@ impl Drop for Server {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The size of a small segment.
+pub(crate) fn segment_mib() -> u64 {
+    Limits::default().segment_len_min().div_ceil(1 << 20)
 }
 
 /// Runs the binary with these arguments to its end.
