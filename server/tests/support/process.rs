@@ -333,7 +333,9 @@ impl Said {
 
     /// Everything, once the writer has ended.
     fn all(&mut self) -> String {
-        self.reader.take().map(|reader| reader.join().unwrap());
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
         self.so_far()
     }
 }
