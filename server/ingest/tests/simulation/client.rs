@@ -45,6 +45,8 @@ pub(crate) struct Producer {
     /// Connections that it has given up without closing them, and the next line on each.
     pub(crate) zombies: Vec<(usize, u64)>,
     pub(crate) bumps_left: u64,
+    /// Incarnations before this one.
+    pub(crate) epochs_over: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +87,7 @@ impl Producer {
             resume: None,
             zombies: Vec::new(),
             bumps_left: rng.below(3),
+            epochs_over: Vec::new(),
         };
         producer.begin(rng);
         producer

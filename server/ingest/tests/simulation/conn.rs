@@ -146,6 +146,14 @@ impl Conn {
         }
     }
 
+    /// Whether its client has said hello, and neither had enough nor was told that the server has.
+    pub(crate) fn is_well_behaved(&self) -> bool {
+        match &self.view {
+            View::Session(session) => !session.is_over && !self.is_end_told && self.delivered >= self.said[0].end,
+            View::Plain(_) => false,
+        }
+    }
+
     /// Lines that the shard has and did not answer, as far as that can be told.
     pub(crate) fn lines_owed(&self) -> u64 {
         match &self.view {

@@ -698,6 +698,7 @@ impl World {
                 Action::Close(id) => {
                     let conn = self.nodes[at].by_id.remove(&id.token()).expect("a session has a connection");
                     trace!(self, "conn {conn} is closed");
+                    assert!(!self.conns[conn].is_well_behaved(), "I9: a session is not closed in silence");
                     self.hang_up(conn);
                 }
             }
@@ -930,7 +931,7 @@ impl World {
         let ack = *self.rng.pick(&producer.levels);
         // Who was refused a level asks for a weaker one; now and then somebody tries.
         let is_too_much = ack.is_some_and(|level| level > self.ack_max);
-        let ack = ack.filter(|_| !is_too_much || (!self.is_calm && self.rng.one_in(8)));
+        let ack = ack.filter(|_| !is_too_much || (!self.is_calm && self.rng.one_in(2)));
         let resume_from = producer.resume_from(&mut self.rng);
         let level = ack.unwrap_or(self.ack);
         let (name, epoch) = (producer.name.clone(), producer.epoch);
@@ -968,6 +969,9 @@ impl World {
             }
             return;
         }
+        if !producer.zombies.is_empty() && self.rng.one_in(3) {
+            self.say_as_zombie(at);
+        }
         let lines = self.rng.within(1, 12);
         self.say_stream(at, conn, lines);
         if !self.is_calm && self.rng.one_in(8) {
@@ -997,10 +1001,49 @@ impl World {
         }
     }
 
+    /// A connection that its client has given up goes on with lines that the client sends elsewhere by now.
+    fn say_as_zombie(&mut self, at: usize) {
+        let Client::Producer(producer) = &mut self.clients[at] else { unreachable!() };
+        let zombie = self.rng.index(producer.zombies.len());
+        let (conn, first) = producer.zombies[zombie];
+        let (name, epoch) = (producer.name.clone(), self.conns[conn].session().epoch);
+        for seq in first..first + self.rng.within(1, 5) {
+            let Some(rid) = self.truth.rid(&name, epoch, seq) else { return };
+            if self.conns[conn].is_ended {
+                return;
+            }
+            self.say_line(conn, rid, seq);
+            let Client::Producer(producer) = &mut self.clients[at] else { unreachable!() };
+            producer.zombies[zombie].1 = seq + 1;
+        }
+        self.saw("a connection that was given up went on");
+    }
+
+    /// An incarnation that is over comes back.
+    fn say_hello_again(&mut self, at: usize, epoch: u64) {
+        let Client::Producer(producer) = &mut self.clients[at] else { unreachable!() };
+        let name = producer.name.clone();
+        let base = self.truth.stream(&name, epoch).base;
+        let view = View::Session(Box::new(Session::new(&name, epoch, self.ack, Some(base))));
+        let conn = self.connect(at, view);
+        trace!(self, "client {at}: conn {conn}, hello again {name}/{epoch}");
+        self.saw("an incarnation that was over came back");
+        let mut line = Vec::new();
+        Control::Hello(Hello { resume_from: Some(base), ..Hello::new(&*name, epoch) }).put(&mut line);
+        self.conns[conn].say(&line, b"", What::Hello);
+        let Client::Producer(producer) = &mut self.clients[at] else { unreachable!() };
+        producer.zombies.push((conn, base));
+    }
+
     /// What a client may do in the middle of its stream, and better did not.
     fn misbehave(&mut self, at: usize, conn: usize) {
         let Client::Producer(producer) = &mut self.clients[at] else { unreachable!() };
-        match self.rng.below(7) {
+        match self.rng.below(8) {
+            7 => {
+                if let Some(epoch) = producer.epochs_over.pop() {
+                    self.say_hello_again(at, epoch);
+                }
+            }
             6 => {
                 let from = self.rng.within(producer.base, producer.next);
                 producer.next = from;
@@ -1042,6 +1085,7 @@ impl World {
                 if producer.bumps_left > 0 {
                     producer.bumps_left -= 1;
                     producer.zombies.push((conn, producer.next));
+                    producer.epochs_over.push(producer.epoch);
                     producer.epoch += self.rng.within(1, 3);
                     producer.begin(&mut self.rng);
                     self.truth.begin_stream(&producer.name, producer.epoch, producer.base);
