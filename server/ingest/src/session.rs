@@ -326,13 +326,13 @@ impl Stream {
                 return;
             }
             let rej = self.rejections.drain(..due.min(REJECTIONS_PER_ACK));
-            let rej = rej.map(|(seq, code, at)| Rejection(seq, code.as_str().into(), at)).collect();
+            let rej: Vec<Rejection> = rej.map(|(seq, code, at)| Rejection(seq, code.as_str().into(), at)).collect();
             if last {
                 self.owed.drain(..count);
                 self.lines_owed = self.owed.back().map_or(0, |back| back.upto.saturating_sub(sum.upto));
                 self.acked = sum.upto;
                 let Settled { upto, stored, filtered, dup, .. } = sum;
-                if level != AckLevel::None {
+                if level != AckLevel::None || !rej.is_empty() {
                     Answer::Ack(Ack { upto, level, stored, filtered, dup, rej }).put(out);
                 }
                 return;

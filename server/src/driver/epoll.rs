@@ -104,7 +104,6 @@ impl Epoll {
         self.poller.wait(timeout, ready)?;
         self.counters.waits += 1;
         let now = Instant::now();
-        // What is left of a long turn is reported again: the kernel turns its list, so nobody is left out.
         let mut budget = TURN_LEN_MAX;
         for readiness in ready.iter() {
             match readiness.token {
@@ -113,7 +112,9 @@ impl Epoll {
                 token => self.tell(SessionId::from_token(token), readiness, &mut budget, now),
             }
             if budget == 0 {
-                break;
+                // Not the rest of the list later: the kernel would begin at the same end again.
+                self.act(now);
+                budget = TURN_LEN_MAX;
             }
         }
         if self.shard.poll_timeout().is_some_and(|at| now >= at) {
@@ -462,7 +463,7 @@ const LISTENER: u64 = u64::MAX;
 const BELL: u64 = u64::MAX - 1;
 /// The smallest read.
 const READ_LEN_MIN: usize = 256 << 10;
-/// Bytes received in one turn, before what they ask for is done.
+/// Bytes received before what they ask for is done.
 const TURN_LEN_MAX: usize = 4 << 20;
 /// Writes and syncs given to the writer at once; above what a shard has under way.
 const JOBS_MAX: usize = 64;

@@ -42,7 +42,8 @@ pub(crate) struct Uring {
     /// Blocks whose pages the kernel has, by the token of the write.
     writing: HashMap<u64, Writing>,
     next_write: u64,
-    buffers: usize,
+    /// Bytes that one connection may receive before it queues again.
+    credit: u32,
     chunk_len_max: usize,
     is_draining: bool,
     is_aborted: bool,
@@ -56,6 +57,8 @@ struct Connection {
     held: VecDeque<Held>,
     /// The peer has sent everything.
     has_ended: bool,
+    /// It is in the queue of those to be read on: once, or it would be served twice.
+    is_queued: bool,
 }
 
 impl Connection {
@@ -68,7 +71,7 @@ impl Connection {
 enum Held {
     /// A buffer of the ring.
     Lease(Lease),
-    /// What another shard had received.
+    /// What another shard had received, or what would have kept a buffer from the others.
     Bytes(Vec<u8>),
     /// The end of the stream.
     End,
@@ -115,7 +118,7 @@ impl Uring {
             moving: HashMap::new(),
             writing: HashMap::new(),
             next_write: 0,
-            buffers: BUFFERS,
+            credit: u32::try_from(seat.buffer_len * CREDIT_BUFFERS).unwrap_or(u32::MAX),
             chunk_len_max: seat.buffer_len,
             is_draining: false,
             is_aborted: false,
@@ -170,8 +173,11 @@ impl Uring {
             Event::Starved { token } => {
                 if let Some(connection) = self.connection(SessionId::from_token(token)) {
                     connection.receive = None;
-                    let id = connection.id;
-                    self.unarmed.push_back(id);
+                    // It got nothing in its turn, so it is before all that did.
+                    if !std::mem::replace(&mut connection.is_queued, true) {
+                        let id = connection.id;
+                        self.unarmed.push_front(id);
+                    }
                 } else {
                     self.tell_parted(token, true);
                 }
@@ -301,13 +307,13 @@ impl Uring {
     /// Takes a connection in: a new one, or one that another shard has begun with.
     fn adopt(&mut self, fd: OwnedFd, received: Option<Vec<u8>>, now: Instant) {
         let Some(id) = self.shard.handle_accepted(now) else { return };
-        let receive = Some(self.ring.recv(fd.as_fd(), id.token()));
+        let receive = Some(self.ring.recv_up_to(fd.as_fd(), id.token(), self.credit));
         let held = received.into_iter().map(Held::Bytes).collect();
         let slot = id.slot();
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
         }
-        self.connections[slot] = Some(Connection { id, fd, receive, held, has_ended: false });
+        self.connections[slot] = Some(Connection { id, fd, receive, held, has_ended: false, is_queued: false });
         self.feed(id, now);
     }
 
@@ -320,6 +326,12 @@ impl Uring {
             Held::Lease(lease) if connection.held.is_empty() && shard.wants(id) => {
                 shard.handle_bytes(id, ring.lent(&lease), now);
                 ring.release(lease);
+            }
+            // Sessions that wait for long may keep half of the buffers; the other half is for those that do not.
+            Held::Lease(lease) if ring.free_buffers() < BUFFERS / 2 => {
+                connection.held.push_back(Held::Bytes(ring.lent(&lease).to_vec()));
+                ring.release(lease);
+                self.feed(id, now);
             }
             held => {
                 connection.held.push_back(held);
@@ -421,9 +433,13 @@ impl Uring {
     fn hand_off(&mut self, id: SessionId, to: ShardId, mut received: Vec<u8>) {
         let Some(connection) = self.remove(id) else { return };
         for held in connection.held {
-            if let Held::Lease(lease) = held {
-                received.extend_from_slice(self.ring.lent(&lease));
-                self.ring.release(lease);
+            match held {
+                Held::Lease(lease) => {
+                    received.extend_from_slice(self.ring.lent(&lease));
+                    self.ring.release(lease);
+                }
+                Held::Bytes(bytes) => received.extend_from_slice(&bytes),
+                Held::End => {}
             }
         }
         let token = id.token();
@@ -487,7 +503,10 @@ impl Uring {
 
     /// Queues a session to be read on, if it should be.
     fn rearm(&mut self, id: SessionId) {
-        if self.connection(id).is_some_and(|connection| connection.is_idle()) {
+        if let Some(connection) = self.connection(id)
+            && connection.is_idle()
+            && !std::mem::replace(&mut connection.is_queued, true)
+        {
             self.unarmed.push_back(id);
         }
     }
@@ -498,14 +517,19 @@ impl Uring {
             self.accept_at = None;
             self.accept();
         }
-        let mut budget = self.ring.free_buffers().min(self.buffers / 2);
+        // One more than fits in full, so that it goes on while less than a credit is free.
+        let mut budget = self.ring.free_buffers().div_ceil(CREDIT_BUFFERS);
         while budget > 0
             && let Some(id) = self.unarmed.pop_front()
         {
             let Uring { connections, ring, .. } = self;
             let Some(connection) = connections.get_mut(id.slot()).and_then(Option::as_mut) else { continue };
-            if connection.id == id && connection.is_idle() {
-                connection.receive = Some(ring.recv(connection.fd.as_fd(), id.token()));
+            if connection.id != id {
+                continue;
+            }
+            connection.is_queued = false;
+            if connection.is_idle() {
+                connection.receive = Some(ring.recv_up_to(connection.fd.as_fd(), id.token(), self.credit));
                 budget -= 1;
             }
         }
@@ -546,6 +570,8 @@ const ENTRIES: u32 = 1024;
 /// Buffers to receive into. Few and large: what decides is how many bytes come with one completion, and that what was
 /// received is still in the second cache when it is looked at. Enough that small requests of many connections fit a turn.
 const BUFFERS: usize = 32;
+/// Buffers that one connection may fill before it queues again: a share of the ring, large enough to stream.
+const CREDIT_BUFFERS: usize = 4;
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a peer has to close after all was said.

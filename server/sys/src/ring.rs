@@ -234,13 +234,18 @@ impl Ring {
             self.bufs.publish();
             self.queues.fill();
             let told_all = self.batch.is_empty() && !self.queues.is_overfull();
-            let outcome = if told_all { self.queues.enter(1, timeout) } else { self.queues.enter(0, None) };
+            // Not asleep with descriptors that only wait for a submission to be closed.
+            let may_sleep = told_all && self.parting.is_empty();
+            let outcome = if may_sleep { self.queues.enter(1, timeout) } else { self.queues.enter(0, None) };
             self.stats.enters += 1;
             self.collect();
             match outcome {
-                Ok(()) if self.queues.is_submitted() => {
+                Ok(()) if self.queues.is_submitted() && (may_sleep || !self.batch.is_empty()) => {
                     self.parting.clear();
                     return Ok(());
+                }
+                Ok(()) if self.queues.is_submitted() => {
+                    self.parting.clear();
                 }
                 // The kernel has taken a part of the queue, so the next round gets further.
                 Ok(()) => {}

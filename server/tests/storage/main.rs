@@ -190,15 +190,15 @@ fn a_zeroed_block_long_ago_is_damage_and_not_a_lost_write() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = start(&dir);
     writer.hello("web", 1);
-    writer.records(1..41);
+    writer.records(1..61);
     drop(writer);
     let path = segment(&dir, 1);
     let at = find(&fs::read(&path).unwrap(), b"record 10\"") as u64;
     OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0; 5], at).unwrap();
     let recovery = recovered(&dir);
-    assert_eq!(recovery.producers(), [state("web", 1, 40)], "more blocks follow than can overtake");
+    assert_eq!(recovery.producers(), [state("web", 1, 60)], "more blocks follow than can overtake");
     assert_eq!(recovery.counts.damaged_ranges, 1);
-    assert_eq!(cat(dir.path()), records((1..41).filter(|&number| number != 10)));
+    assert_eq!(cat(dir.path()), records((1..61).filter(|&number| number != 10)));
 }
 
 #[test]
