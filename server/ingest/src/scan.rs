@@ -112,14 +112,14 @@ impl<'a> Iterator for Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// The next line behind `at` that proves itself. A record never begins like a control line, and what is missing
-    /// before one is a line or the zeros of preallocation, so a candidate is rare.
+    /// The next line behind `at` that proves itself. What lies before it may be anything: the newline of a damaged
+    /// line may be the very byte that changed. A record cannot pass for one, whatever its client computed: where it
+    /// spells a control line it has braces to close behind that, so it does not end as a control line does.
     fn resync(&self) -> Option<(usize, (Item<'a>, usize))> {
-        let behind = self.at;
+        let behind = self.at + 1;
         memmem::find_iter(&self.bytes[behind..], PREFIX).find_map(|at| {
             let at = behind + at;
-            let begins = at > behind && matches!(self.bytes[at - 1], b'\n' | 0);
-            if begins { self.read(at).map(|found| (at, found)) } else { None }
+            self.read(at).map(|found| (at, found))
         })
     }
 
