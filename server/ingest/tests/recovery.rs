@@ -1,0 +1,419 @@
+//! What `scan` makes of damaged segments, held against segments that a shard wrote: cut at every byte, with every byte
+//! changed, with blocks swapped, repeated and taken from elsewhere. It never yields what was not written there, and
+//! it finds everything that is whole.
+
+use ringest_ingest::scan::{Item, StoredRun, scan};
+use ringest_ingest::{Action, Limits, PAGE, SegmentId, SessionId, Shard, ShardConfig, ShardId, home_shard};
+use ringest_wire::{AckLevel, Severity};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// One proven piece of a sound segment, and where it lies.
+#[derive(Clone, Debug, PartialEq)]
+struct Piece {
+    range: Range<usize>,
+    what: What,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum What {
+    Segment,
+    Block { rows: u32, runs: Vec<StoredRun>, records: Vec<u8> },
+    End { rows: u64 },
+}
+
+/// A segment as a shard left it.
+struct Sound {
+    id: SegmentId,
+    bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+}
+
+/// How a scan ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rest {
+    Nothing,
+    Zeros,
+    Torn,
+}
+
+impl Sound {
+    fn new(first: u64, is_ended: bool) -> Sound {
+        let (id, bytes) = write_segment(first, is_ended);
+        let (pieces, damage, rest) = walk(&bytes, id);
+        assert!(damage.is_empty() && rest == Rest::Nothing, "a sound segment is whole: {damage:?}");
+        Sound { id, bytes, pieces }
+    }
+
+    fn blocks(&self) -> Vec<Piece> {
+        self.pieces.iter().filter(|piece| matches!(piece.what, What::Block { .. })).cloned().collect()
+    }
+
+    /// Pieces that do not touch that range.
+    fn outside(&self, range: &Range<usize>) -> Vec<Piece> {
+        let is_outside = |piece: &&Piece| piece.range.end <= range.start || range.end <= piece.range.start;
+        self.pieces.iter().filter(is_outside).cloned().collect()
+    }
+
+    /// What every scan of these bytes owes, whatever was done to them: only pieces of this segment, each in its place.
+    fn scan(&self, bytes: &[u8]) -> (Vec<Piece>, Vec<Range<usize>>, Rest) {
+        let (pieces, damage, rest) = walk(bytes, self.id);
+        let mut originals = self.pieces.iter();
+        for piece in &pieces {
+            assert!(originals.any(|original| original == piece), "not what was written there: {piece:?}");
+        }
+        (pieces, damage, rest)
+    }
+}
+
+/// Scans; the pieces, the damaged ranges, and how it ended. What was yielded covers every byte once.
+fn walk(bytes: &[u8], id: SegmentId) -> (Vec<Piece>, Vec<Range<usize>>, Rest) {
+    let (mut pieces, mut damage, mut rest) = (Vec::new(), Vec::new(), Rest::Nothing);
+    let mut at = 0;
+    let line_end = |from: usize| from + bytes[from..].iter().position(|&byte| byte == b'\n').unwrap() + 1;
+    for item in scan(bytes, id) {
+        assert_eq!(rest, Rest::Nothing, "nothing follows the tail");
+        let end = match item {
+            Item::Segment { shard, voids } => {
+                assert!(at == 0 && shard == SHARD.0 && voids.is_empty());
+                pieces.push(Piece { range: 0..line_end(0), what: What::Segment });
+                line_end(0)
+            }
+            Item::Block { offset, rows, runs, records } => {
+                assert_eq!(offset as usize, at);
+                let end = line_end(at) + records.len();
+                let records = records.to_vec();
+                pieces.push(Piece { range: at..end, what: What::Block { rows, runs, records } });
+                end
+            }
+            Item::End { rows, bytes } => {
+                assert_eq!(bytes as usize, at);
+                pieces.push(Piece { range: at..line_end(at), what: What::End { rows } });
+                line_end(at)
+            }
+            Item::Damage { from, to } => {
+                assert_eq!(from as usize, at);
+                damage.push(at..to as usize);
+                to as usize
+            }
+            Item::Tail { from, is_torn } => {
+                assert_eq!(from as usize, at);
+                rest = if is_torn { Rest::Torn } else { Rest::Zeros };
+                bytes.len()
+            }
+        };
+        at = end;
+    }
+    assert_eq!(at, bytes.len(), "every byte is accounted for");
+    (pieces, damage, rest)
+}
+
+#[test]
+fn a_segment_holds_what_the_tests_need() {
+    let sound = Sound::new(42, true);
+    let (mut padded, mut plain_runs, mut shared) = (0, 0, 0);
+    for block in sound.blocks() {
+        let What::Block { runs, records, .. } = &block.what else { unreachable!() };
+        let description = &sound.bytes[block.range.start..block.range.end - records.len()];
+        padded += usize::from(description.ends_with(b" \n"));
+        plain_runs += runs.iter().filter(|run| run.producer.is_empty()).count();
+        shared += usize::from(runs.len() > 2);
+    }
+    let blocks = sound.blocks().len();
+    let found = format!("{blocks} blocks, {padded} padded, {plain_runs} plain runs, {shared} shared");
+    assert!(blocks > padded && padded >= 2 && plain_runs >= 2 && shared >= 2, "{found}");
+    assert!(matches!(sound.pieces.last().unwrap().what, What::End { rows } if rows > 20));
+    let unended = Sound::new(42, false);
+    assert!(matches!(unended.pieces.last().unwrap().what, What::Block { .. }));
+}
+
+#[test]
+fn a_segment_cut_anywhere_yields_what_is_whole_and_tells_a_clean_end_from_a_torn_one() {
+    for is_ended in [true, false] {
+        let sound = Sound::new(42, is_ended);
+        for cut in 0..=sound.bytes.len() {
+            let whole = sound.outside(&(cut..usize::MAX));
+            let whole_len = whole.last().map_or(0, |piece| piece.range.end);
+            let is_clean = sound.bytes[whole_len..cut].iter().all(|&byte| byte == 0);
+
+            let (pieces, damage, rest) = sound.scan(&sound.bytes[..cut]);
+            assert_eq!((&pieces, damage.len()), (&whole, 0), "cut at {cut}");
+            assert_eq!(rest, if cut == whole_len { Rest::Nothing } else { Rest::Torn }, "cut at {cut}");
+
+            let preallocated = [&sound.bytes[..cut], &[0; 300]].concat();
+            let (pieces, damage, rest) = sound.scan(&preallocated);
+            assert_eq!((&pieces, damage.len()), (&whole, 0), "zeros from {cut}");
+            assert_eq!(rest, if is_clean { Rest::Zeros } else { Rest::Torn }, "zeros from {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_changed_byte_costs_the_piece_it_is_in_and_no_other() {
+    let sound = Sound::new(42, true);
+    let mut bytes = sound.bytes.clone();
+    for at in 0..bytes.len() {
+        for mask in [0x01, 0x20, 0x80, 0xff, sound.bytes[at], sound.bytes[at] ^ b'\n'] {
+            if mask == 0 {
+                continue;
+            }
+            bytes[at] ^= mask;
+            let (pieces, damage, rest) = sound.scan(&bytes);
+            bytes[at] ^= mask;
+            let others = sound.outside(&(at..at + 1));
+            assert!(
+                pieces.len() == others.len() || pieces == sound.pieces,
+                "byte {at}, mask {mask:#x}: {damage:?} {rest:?} {} of {}: {:?}",
+                pieces.len(),
+                others.len(),
+                sound.pieces.iter().map(|p| p.range.clone()).collect::<Vec<_>>()
+            );
+            assert!(others.iter().all(|other| pieces.contains(other)), "byte {at}, mask {mask:#x}: {damage:?}");
+            // A digit of a checksum may change its case and mean the same.
+            let is_told = damage.len() == 1 || rest == Rest::Torn;
+            assert!(is_told || pieces == sound.pieces, "byte {at}, mask {mask:#x} is not told");
+        }
+    }
+}
+
+#[test]
+fn a_range_of_zeros_anywhere_costs_the_pieces_it_touches_and_no_other() {
+    const SECTOR: usize = 512;
+    let sound = Sound::new(42, true);
+    for from in (0..sound.bytes.len()).step_by(SECTOR / 4) {
+        for len in [SECTOR, 3 * SECTOR, 12 * SECTOR] {
+            let range = from..(from + len).min(sound.bytes.len());
+            let mut bytes = sound.bytes.clone();
+            bytes[range.clone()].fill(0);
+            let (pieces, damage, rest) = sound.scan(&bytes);
+            assert_eq!(pieces, sound.outside(&range), "zeros at {range:?}");
+            let is_at_end = sound.outside(&range).last().is_none_or(|last| last.range.end <= range.start);
+            assert_eq!(damage.len(), usize::from(!is_at_end), "zeros at {range:?}");
+            assert_eq!(rest != Rest::Nothing, is_at_end, "zeros at {range:?}");
+        }
+    }
+}
+
+#[test]
+fn two_blocks_that_changed_places_are_both_damage() {
+    let sound = Sound::new(42, true);
+    let blocks = sound.blocks();
+    for (at, one) in blocks.iter().enumerate() {
+        for two in &blocks[at + 1..] {
+            let mut bytes = sound.bytes[..one.range.start].to_vec();
+            bytes.extend_from_slice(&sound.bytes[two.range.clone()]);
+            bytes.extend_from_slice(&sound.bytes[one.range.end..two.range.start]);
+            bytes.extend_from_slice(&sound.bytes[one.range.clone()]);
+            bytes.extend_from_slice(&sound.bytes[two.range.end..]);
+            let (pieces, ..) = sound.scan(&bytes);
+            // What lies between keeps its place only where both have the same length.
+            let is_moved = one.range.len() != two.range.len();
+            let touched = one.range.start..two.range.end;
+            let kept = if is_moved { sound.outside(&touched) } else { without(&sound.pieces, &[one, two]) };
+            assert_eq!(pieces, kept, "{:?} and {:?}", one.range, two.range);
+        }
+    }
+}
+
+#[test]
+fn a_block_that_lies_where_another_belongs_is_damage() {
+    let (sound, other) = (Sound::new(42, true), Sound::new(43, true));
+    // The other segment has the same blocks at the same places: only the name it gives tells them apart.
+    assert_eq!(sound.bytes.len(), other.bytes.len());
+    for target in sound.blocks() {
+        for source in sound.blocks().iter().filter(|source| **source != target) {
+            let mut bytes = sound.bytes.clone();
+            overlay(&mut bytes, target.range.start, &sound.bytes[source.range.clone()]);
+            let touched = target.range.start..target.range.start + source.range.len();
+            assert_eq!(sound.scan(&bytes).0, sound.outside(&touched), "{:?} at {:?}", source.range, target.range);
+        }
+        let mut bytes = sound.bytes.clone();
+        bytes[target.range.clone()].copy_from_slice(&other.bytes[target.range.clone()]);
+        assert_eq!(sound.scan(&bytes).0, sound.outside(&target.range), "of another segment: {:?}", target.range);
+    }
+}
+
+#[test]
+fn a_block_repeated_behind_the_end_is_not_yielded_again() {
+    for is_ended in [true, false] {
+        let sound = Sound::new(42, is_ended);
+        for block in sound.blocks() {
+            let bytes = [&sound.bytes[..], &sound.bytes[block.range.clone()]].concat();
+            let (pieces, damage, rest) = sound.scan(&bytes);
+            assert_eq!((pieces, damage.len(), rest), (sound.pieces.clone(), 0, Rest::Torn), "{:?}", block.range);
+        }
+    }
+}
+
+#[test]
+fn a_segment_under_another_name_yields_no_block() {
+    let sound = Sound::new(42, true);
+    let items: Vec<Item<'_>> = scan(&sound.bytes, SegmentId(44)).collect();
+    assert!(items.iter().all(|item| !matches!(item, Item::Block { .. } | Item::Segment { .. })), "{items:?}");
+}
+
+#[test]
+fn a_record_that_spells_a_block_is_not_taken_for_one_when_its_own_block_is_damaged() {
+    // A client can know where its line will lie, and can compute any checksum.
+    let sound = Sound::new(42, true);
+    let block = sound.blocks().into_iter().next().unwrap();
+    let What::Block { records, .. } = &block.what else { unreachable!() };
+    let begins = block.range.end - records.len();
+    let mut bytes = sound.bytes.clone();
+    let forged = |at: usize| {
+        let text = format!("{{\"$blk\":{{\"i\":42,\"o\":{at},\"n\":0,\"b\":0,\"r\":[],\"c\":\"00000000\"");
+        let crc = crc32(text.as_bytes());
+        format!("{text},\"h\":\"{crc:08x}\"}}}}")
+    };
+    let line = records.iter().position(|&byte| byte == b'\n').unwrap();
+    let before = "{\"level\":\"info\",\"message\":";
+    let text = format!("{before}{}}}", forged(begins + before.len()));
+    assert!(text.len() < line, "the line is long enough to hold it: {line}");
+    let padded = format!("{before}{}{}}}", forged(begins + before.len()), " ".repeat(line - text.len()));
+    bytes[begins..begins + line].copy_from_slice(padded.as_bytes());
+    let (pieces, damage, _) = sound.scan(&bytes);
+    assert_eq!((pieces, damage.len()), (sound.outside(&block.range), 1));
+}
+
+fn without(pieces: &[Piece], left_out: &[&Piece]) -> Vec<Piece> {
+    pieces.iter().filter(|piece| !left_out.contains(piece)).cloned().collect()
+}
+
+fn overlay(bytes: &mut Vec<u8>, at: usize, piece: &[u8]) {
+    if bytes.len() < at + piece.len() {
+        bytes.resize(at + piece.len(), 0);
+    }
+    bytes[at..at + piece.len()].copy_from_slice(piece);
+}
+
+/// CRC-32 as in `cksum -a crc32b`, one bit after the other.
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for &byte in bytes {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+        }
+    }
+    !crc
+}
+
+/// Writes one segment: small and padded blocks, of one producer, of several, of plain connections and of all together.
+fn write_segment(first: u64, is_ended: bool) -> (SegmentId, Vec<u8>) {
+    let mut maker = Maker::new(first);
+    let mut at_home = (0..).map(|at| format!("web-{at}/ab3f")).filter(|name| home_shard(name, SHARDS) == SHARD);
+    let mut hello = |epoch| maker.hello(&at_home.next().expect("every shard is a home"), epoch);
+    let (web, cron) = (hello(4), hello(1));
+    let plain = maker.accept();
+    maker.flush();
+
+    maker.lines(web, 3, 250);
+    maker.flush();
+    for _ in 0..3 {
+        maker.lines(web, 1, 30);
+        maker.lines(plain, 2, 200);
+        maker.lines(cron, 2, 30);
+    }
+    maker.flush();
+    maker.lines(cron, 4, 900);
+    maker.flush();
+    maker.lines(plain, 1, 10);
+    maker.flush();
+    maker.lines(web, 1, 10);
+    maker.lines(cron, 4, 900);
+    maker.lines(plain, 1, 50);
+    maker.flush();
+    maker.lines(web, 1, 10);
+    maker.lines(plain, 1, 10);
+    maker.lines(cron, 1, 10);
+    maker.flush();
+    maker.lines(web, 2, 60);
+    maker.flush();
+    if is_ended {
+        maker.shard.handle_drain(maker.now);
+        maker.flush();
+        assert!(maker.shard.is_drained());
+    }
+    (SegmentId(first), maker.bytes)
+}
+
+/// A driver with a perfect disk.
+struct Maker {
+    shard: Shard,
+    now: Instant,
+    bytes: Vec<u8>,
+    sent: u64,
+}
+
+impl Maker {
+    fn new(first: u64) -> Maker {
+        #[allow(clippy::disallowed_methods, reason = "the one moment from which time counts")]
+        let now = Instant::now();
+        let mut limits = Limits {
+            line_len_max: 4096,
+            chunk_len_max: 8192,
+            batch_len_max: 16 << 10,
+            linger: Duration::ZERO,
+            paged_len_min: 3000,
+            ..Limits::default()
+        };
+        limits.segment_len = limits.segment_len_min().next_multiple_of(PAGE as u64);
+        let config = ShardConfig {
+            shard: SHARD,
+            shards: SHARDS,
+            ack: AckLevel::Durable,
+            ack_max: AckLevel::Durable,
+            min_level: Severity::Trace,
+            first_segment: SegmentId(first),
+            producers: Vec::new(),
+            limits,
+        };
+        Maker { shard: Shard::new(config, now).unwrap(), now, bytes: Vec::new(), sent: 0 }
+    }
+
+    fn accept(&mut self) -> SessionId {
+        self.shard.handle_accepted(self.now).unwrap()
+    }
+
+    fn hello(&mut self, producer: &str, epoch: u64) -> SessionId {
+        let id = self.accept();
+        let hello = format!("{{\"$hello\":{{\"v\":1,\"producer\":\"{producer}\",\"epoch\":{epoch}}}}}\n");
+        self.shard.handle_bytes(id, hello.as_bytes(), self.now);
+        id
+    }
+
+    /// Lines of about that length. They stay in memory until the next flush.
+    fn lines(&mut self, id: SessionId, count: u64, len: usize) {
+        let mut chunk = String::new();
+        for _ in 0..count {
+            self.sent += 1;
+            let (number, text) = (self.sent, "lorem ipsum ".repeat(len / 12 + 1));
+            chunk += &format!("{{\"level\":\"info\",\"message\":\"{number} {}\"}}\n", &text[..len]);
+        }
+        assert!(self.shard.wants(id));
+        self.shard.handle_bytes(id, chunk.as_bytes(), self.now);
+    }
+
+    /// Does what the shard asks until it is silent.
+    fn flush(&mut self) {
+        loop {
+            self.shard.handle_timeout(self.now);
+            let Some(action) = self.shard.poll() else { return };
+            match action {
+                Action::Open(id) => self.shard.handle_opened(id, Ok(()), self.now),
+                Action::Write(block) => {
+                    overlay(&mut self.bytes, block.offset() as usize, block.bytes());
+                    self.shard.handle_written(block, Ok(()), self.now);
+                }
+                Action::Sync(id) => self.shard.handle_synced(id, Ok(()), self.now),
+                Action::Send(id, buf) => self.shard.handle_sent(id, buf, self.now),
+                Action::CloseSegment { .. } | Action::Resume(_) | Action::Close(_) => {}
+                Action::HandOff { .. } => panic!("everybody is at home"),
+            }
+        }
+    }
+}
+
+/// The shard that writes, of a server of so many.
+const SHARD: ShardId = ShardId(3);
+const SHARDS: u16 = 4;
