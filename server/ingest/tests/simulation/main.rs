@@ -7,6 +7,7 @@
 mod client;
 mod conn;
 mod disk;
+mod found;
 mod lines;
 mod recover;
 mod rng;
