@@ -1,7 +1,7 @@
 //! The command line: what is refused, in words that say what to do, and what is said at start.
 
 use crate::support::lines::{OK, record};
-use crate::support::process::{Setup, command_line, texts};
+use crate::support::process::{Setup, can_run, command_line, texts};
 use crate::support::{Backend, on_each_backend};
 use std::ffi::OsString;
 use std::fs;
@@ -168,11 +168,6 @@ fn without_io_uring() -> Option<[String; 3]> {
         println!("skipped: perl cannot install a seccomp filter here");
     }
     can.then_some(command)
-}
-
-fn can_run<S: AsRef<std::ffi::OsStr>>(command: &[S]) -> bool {
-    let output = Command::new(&command[0]).args(&command[1..]).arg("true").output();
-    output.is_ok_and(|output| output.status.success())
 }
 
 fn whoami() -> u32 {

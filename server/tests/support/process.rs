@@ -4,7 +4,7 @@ use super::Backend;
 use super::client::Client;
 use ringest_ingest::Limits;
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -290,6 +290,12 @@ pub(crate) fn command_line(args: &[OsString]) -> Output {
     let mut command = Command::new(BINARY);
     clean(&mut command);
     command.args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Whether a command can start another one here.
+pub(crate) fn can_run<S: AsRef<OsStr>>(command: &[S]) -> bool {
+    let output = Command::new(&command[0]).args(&command[1..]).arg("true").output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// Both streams of a command, for a failure's message.
