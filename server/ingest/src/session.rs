@@ -119,11 +119,14 @@ impl Session {
         }
         if let Some(farewell) = self.farewell.take() {
             Answer::goaway(acked, farewell.0, farewell.1).put(out);
-        } else if let Some(totals) = leaving
-            && !self.is_closing
-        {
+        } else if let Some(totals) = leaving {
             Answer::Bye(totals).put(out);
-            self.is_closing = true;
+        } else {
+            return;
+        }
+        self.is_closing = true;
+        if let Mode::Stream(stream) = &mut self.mode {
+            stream.is_leaving = false; // The last word is said once.
         }
     }
 
