@@ -65,6 +65,7 @@ pub(crate) enum What {
     Hello,
     Ping(u64),
     Resume(u64),
+    Bye,
     Control,
 }
 
@@ -146,10 +147,13 @@ impl Conn {
         }
     }
 
-    /// Whether its client has said hello, and neither had enough nor was told that the server has.
-    pub(crate) fn is_well_behaved(&self) -> bool {
+    /// Whether its client still expects a last word: it said hello, and did not just end its stream; or it said bye.
+    pub(crate) fn expects_more(&self) -> bool {
         match &self.view {
-            View::Session(session) => !session.is_over && !self.is_end_told && self.delivered >= self.said[0].end,
+            View::Session(session) => {
+                let has_said = |what: What| self.said.iter().any(|it| it.what == what && it.end <= self.delivered);
+                !session.is_over && has_said(What::Hello) && (!self.is_end_told || has_said(What::Bye))
+            }
             View::Plain(_) => false,
         }
     }

@@ -181,6 +181,18 @@ fn half_a_line_at_the_end_of_a_stream_uses_up_no_number() {
 }
 
 #[test]
+fn a_bye_is_answered_although_the_stream_ends_with_it() {
+    let mut hand = Hand::new(AckLevel::Durable);
+    let id = hand.hello("durable", 1);
+    hand.send(id, &(line("1") + "{\"$bye\":1}\n"));
+    hand.end(id);
+    hand.disk();
+    let said = hand.said(id);
+    assert!(said.contains("\"upto\":1") && said.lines().last().unwrap().starts_with("{\"$bye\""), "{said}");
+    assert_eq!(hand.closed, [id]);
+}
+
+#[test]
 fn memory_is_won_back_although_nobody_waits_for_a_sync() {
     let mut hand = Hand::new(AckLevel::Durable);
     let id = hand.hello("accepted", 1);

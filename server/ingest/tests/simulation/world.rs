@@ -698,7 +698,7 @@ impl World {
                 Action::Close(id) => {
                     let conn = self.nodes[at].by_id.remove(&id.token()).expect("a session has a connection");
                     trace!(self, "conn {conn} is closed");
-                    assert!(!self.conns[conn].is_well_behaved(), "I9: a session is not closed in silence");
+                    assert!(!self.conns[conn].expects_more(), "I9: a session is not closed in silence");
                     self.hang_up(conn);
                 }
             }
@@ -963,7 +963,7 @@ impl World {
             if level != AckLevel::None {
                 assert!(producer.settled >= producer.goal, "it has waited for that");
             }
-            self.say_control(conn, &Control::Bye(1), What::Control);
+            self.say_control(conn, &Control::Bye(1), What::Bye);
             if self.rng.one_in(2) {
                 self.conns[conn].is_ended = true;
             }
@@ -1053,7 +1053,7 @@ impl World {
             0 => {
                 trace!(self, "client {at} says bye early");
                 producer.state = State::Leaving;
-                self.say_control(conn, &Control::Bye(1), What::Control);
+                self.say_control(conn, &Control::Bye(1), What::Bye);
                 self.saw("a client said bye before it was answered");
             }
             1 => {
