@@ -368,7 +368,7 @@ on_each_backend!(strange_files_in_the_log_directory_are_left_alone, |setup: Setu
 
 /// A disk of its own for the test, or said why there is none.
 fn small_disk(setup: &Setup, mib: u64) -> Option<SmallDisk> {
-    SmallDisk::mount(&setup.room().join("disk"), mib).inspect_err(|why| println!("skipped: {why}")).ok()
+    SmallDisk::mount(setup, mib).inspect_err(|why| println!("skipped: {why}")).ok()
 }
 
 /// Sends `lines` lines of a session, each as often as the server asks for it; how often it asked.

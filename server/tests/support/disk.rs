@@ -1,5 +1,6 @@
 //! A disk of a chosen size, so that it can be full.
 
+use super::process::Setup;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,8 @@ use std::process::Command;
 /// A tmpfs; unmounted when it is dropped.
 pub(crate) struct SmallDisk {
     at: PathBuf,
+    /// The place it is mounted in is removed after it is unmounted.
+    _room: Setup,
 }
 
 impl SmallDisk {
@@ -15,15 +18,16 @@ impl SmallDisk {
     ///
     /// # Errors
     /// Why this process may not mount.
-    pub(crate) fn mount(at: &Path, mib: u64) -> Result<SmallDisk, String> {
-        fs::create_dir_all(at).unwrap();
+    pub(crate) fn mount(room: &Setup, mib: u64) -> Result<SmallDisk, String> {
+        let at = room.room().join("disk");
+        fs::create_dir_all(&at).unwrap();
         let options = format!("size={mib}m,mode=0755");
-        let output = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "ringest-test"]).arg(at).output();
+        let output = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "ringest-test"]).arg(&at).output();
         let output = output.map_err(|error| format!("mount cannot be run: {error}"))?;
         if !output.status.success() {
             return Err(format!("mount: {}", String::from_utf8_lossy(&output.stderr).trim()));
         }
-        Ok(SmallDisk { at: at.to_owned() })
+        Ok(SmallDisk { at, _room: room.clone() })
     }
 
     pub(crate) fn path(&self) -> &Path {
