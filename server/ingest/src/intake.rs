@@ -2,7 +2,7 @@
 
 use crate::batch::{Batch, Run};
 use crate::limits::Limits;
-use crate::parse::{Line, Parser, Reject};
+use crate::parse::{Line, Parser, Records, Reject};
 use crate::producer::{ProducerId, Producers};
 use crate::session::{Mode, Session, Settled};
 use crate::slab::SessionId;
@@ -57,6 +57,14 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Records up to the next line that has to be looked at by itself.
+    fn records(&mut self, parser: &mut Parser, min: Severity) -> Option<Records> {
+        match self {
+            Source::Body(body) => Some(parser.pass_records(body, min)).filter(|records| records.rows > 0),
+            Source::Single(..) => None,
+        }
+    }
+
     fn next(&mut self, parser: &mut Parser) -> Option<Line> {
         match self {
             Source::Body(body) => parser.next_line(body),
@@ -97,6 +105,16 @@ impl<'b, 'c> Gather<'b, 'c> {
             self.batch.push_line(&self.bytes[line.start..line.end]);
             self.rows += 1;
         }
+    }
+
+    /// Records that lie one behind the other.
+    fn keep_all(&mut self, records: &Records) {
+        if records.start != self.end || self.pending == 0 {
+            self.flush();
+            self.start = records.start;
+        }
+        self.end = records.end;
+        self.pending += records.rows;
     }
 
     fn flush(&mut self) {
@@ -143,7 +161,17 @@ impl Intake {
             }
             *fine = 0;
         };
-        while let Some(line) = source.next(parser) {
+        loop {
+            if let Some((gather, number)) = &mut place
+                && let Some(records) = source.records(parser, *min_level)
+            {
+                gather.keep_all(&records);
+                tally.unknown_level += u64::from(records.unknown);
+                received += u64::from(records.rows);
+                fine += u64::from(records.rows);
+                batch = *number;
+            }
+            let Some(line) = source.next(parser) else { break };
             received += 1;
             match (line.verdict, &mut place) {
                 (Ok(severity), Some((gather, number))) if severity >= *min_level => {
@@ -204,6 +232,16 @@ impl Intake {
         let mut settled = Settled::default();
         let mut received = 0;
         let control = loop {
+            if let Some(gather) = &mut gather
+                && stream.next_seq > last_seq
+                && let Some(records) = source.records(parser, *min_level)
+            {
+                gather.keep_all(&records);
+                tally.unknown_level += u64::from(records.unknown);
+                received += u64::from(records.rows);
+                stream.next_seq += u64::from(records.rows);
+                settled.stored += u64::from(records.rows);
+            }
             let Some(line) = source.next(parser) else { break None };
             if let Err(Reject { code: Code::ReservedKey, .. }) = line.verdict {
                 break Some(line);

@@ -47,6 +47,19 @@ pub struct Line {
     pub verdict: Result<Severity, Reject>,
 }
 
+/// Records that lie one behind the other in a body, with their newlines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Records {
+    /// The first byte of the first.
+    pub start: usize,
+    /// Behind the newline of the last.
+    pub end: usize,
+    /// How many.
+    pub rows: u32,
+    /// How many of them name a level that is not known.
+    pub unknown: u32,
+}
+
 /// Judges lines, one by one or a body at a time.
 pub struct Parser {
     line_len_max: usize,
@@ -116,6 +129,38 @@ impl Parser {
         debug_assert!(body.last().is_none_or(|&byte| byte == b'\n'), "a body is a run of whole lines");
         self.piece = 0..0;
         self.at = 0;
+    }
+
+    /// Passes over records that lie one behind the other, each of `min` severity at least and ended by `\n` alone: what
+    /// a body mostly is, without a verdict for each. Stops before the first line that is anything else, or that the walk
+    /// does not know, which [`next_line`](Self::next_line) then judges.
+    pub fn pass_records(&mut self, body: &[u8], min: Severity) -> Records {
+        let mut records = Records { start: self.at, end: self.at, rows: 0, unknown: 0 };
+        loop {
+            if self.at == self.piece.end {
+                match piece_len(&body[self.at..]) {
+                    Some(len) if len <= self.index_len => self.index_piece(body, len),
+                    _ => return records,
+                }
+            }
+            if self.suspect {
+                return records;
+            }
+            let (base, start) = (self.piece.start, self.at);
+            let piece = &body[base..];
+            let walked = walk::record(piece, self.index.guarded_positions(), start - base, self.cursor, self.depth_max);
+            let Some(severity) = walked.severity.filter(|&severity| severity >= min) else { return records };
+            let len = base + walked.end - start;
+            // A walk that knew its line stopped at its ending; one with a `\r` before it is not stored as it lies.
+            if piece[walked.end] != b'\n' || len > self.line_len_max {
+                return records;
+            }
+            self.cursor = walked.cursor + 1;
+            self.at = start + len + 1;
+            records.end = self.at;
+            records.rows += 1;
+            records.unknown += u32::from(severity == Severity::Unknown);
+        }
     }
 
     /// Judges the next line that is not empty of the body that was loaded; `None` behind the last.
@@ -216,6 +261,56 @@ const PIECE_LEN: usize = 16 << 10;
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn records_passed_over_in_runs_are_those_that_are_judged_one_by_one() {
+        let lines: [&[u8]; 10] = [
+            b"{\"level\":\"info\",\"message\":\"x\"}\n",
+            b"{\"level\":\"odd\",\"message\":\"longer than the others are\"}\n",
+            b"{\"level\":\"trace\",\"message\":\"below\"}\n",
+            b"{\"level\":\"info\",\"message\":\"ended otherwise\"}\r\n",
+            b"{\"level\":\"info\",\"message\":1e3}\n",
+            b"{\"level\":\"info\",\"message\":\"\xff\"}\n",
+            b"{\"level\":\"info\",\"message\":\"this line is longer than a line may be in this test, by a few bytes\"}\n",
+            b"{\"$ping\":1}\n",
+            b"\n",
+            b"no\n",
+        ];
+        let judged = |parser: &mut Parser, body: &[u8]| {
+            parser.load(body);
+            std::iter::from_fn(|| parser.next_line(body)).collect::<Vec<Line>>()
+        };
+        let (mut parser, mut runs) = (Parser::new(70, DEPTH_MAX), 0);
+        for number in 0..10_usize.pow(4) {
+            let picks = [number % 10, number / 10 % 10, number / 100 % 10, number / 1000];
+            let body = picks.map(|pick| lines[pick]).concat();
+            let expected = judged(&mut parser, &body);
+
+            parser.load(&body);
+            let mut found = Vec::new();
+            loop {
+                let records = parser.pass_records(&body, Severity::Debug);
+                let run = &body[records.start..records.end];
+                let singles = judged(&mut Parser::new(70, DEPTH_MAX), run);
+                assert_eq!(singles.len(), records.rows as usize);
+                assert!(singles.iter().all(|line| line.verdict.is_ok_and(|severity| severity >= Severity::Debug)));
+                let unknown = singles.iter().filter(|line| line.verdict == Ok(Severity::Unknown)).count();
+                assert_eq!(unknown, records.unknown as usize);
+                runs += usize::from(records.rows > 1);
+                let shift = |line: &Line| Line {
+                    start: line.start + records.start,
+                    end: line.end + records.start,
+                    next: line.next + records.start,
+                    verdict: line.verdict,
+                };
+                found.extend(singles.iter().map(shift));
+                let Some(line) = parser.next_line(&body) else { break };
+                found.push(line);
+            }
+            assert_eq!(found, expected, "{}", body.escape_ascii());
+        }
+        assert!(runs > 100, "runs of several records occur");
+    }
 
     #[test]
     fn a_usual_record_never_reaches_the_arbiter() {
