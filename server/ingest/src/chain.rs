@@ -213,9 +213,10 @@ impl Chain {
         self.live.retain(|segment| {
             let Some(len) = lost(segment) else { return true };
             voids.retain(|&(id, _)| id != segment.id);
-            // One line names them all; the oldest are forgotten first, having been named by an earlier one.
+            // One line names them all. Those of which nothing counts are forgotten first: their files are removed.
             if voids.len() == VOIDS_MAX {
-                voids.remove(0);
+                let empty = voids.iter().position(|&(_, len)| len == 0);
+                voids.remove(empty.unwrap_or(0));
             }
             voids.push((segment.id, len));
             closing.push_back((segment.id, len));

@@ -516,13 +516,17 @@ impl Writer {
         }
         self.broken = false;
         let flights = &self.flights;
+        // Segments behind a failed one take no more blocks either, although they are sound: nothing in them says that
+        // what is missing in the failed one is known to be missing, and recovery does not believe what follows a hole.
+        let mut is_behind = false;
         self.chain.abandon(|segment| {
             let first = flights
                 .iter()
                 .filter_map(|flight| flight.place)
                 .find(|(id, _)| *id == segment.id)
                 .map(|(_, offset)| offset);
-            first.or(segment.failed.then_some(segment.end))
+            is_behind |= segment.failed;
+            first.or(is_behind.then_some(segment.end))
         });
         for flight in &mut self.flights {
             (flight.place, flight.written) = (None, false);
