@@ -125,6 +125,11 @@ impl Disk {
         if has_holes { AckLevel::Durable } else { AckLevel::Written }
     }
 
+    /// Whether a segment has failed since the last recovery.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.files.values().any(|file| file.failed)
+    }
+
     /// The process dies: what readers see stays.
     pub(crate) fn process_death(&mut self) {
         self.files.retain(|_, file| {

@@ -256,6 +256,41 @@ fn a_failed_sync_is_not_tried_again_and_acks_wait_for_the_new_segment() {
 }
 
 #[test]
+fn nothing_is_durable_behind_a_segment_that_failed_until_that_is_told() {
+    // Where nobody asked for a sync, a segment is synced when it ends, and its successor is written by then.
+    let mut hand = Hand::new(AckLevel::Written);
+    let id = hand.accept();
+    while hand.syncs.is_empty() {
+        hand.offer(id, &line(&"x".repeat(900)));
+        while !hand.writes.is_empty() {
+            hand.wrote(Ok(()));
+        }
+    }
+    hand.synced(Err(Fault::Broken));
+    let durable = hand.hello("durable", 1);
+    hand.send(durable, &line("x"));
+    let text = String::from_utf8_lossy(hand.writes[0].bytes()).into_owned();
+    assert!(text.contains("\"id\":3,\"void\":[[1,") && text.contains(",[2,"), "{text}");
+}
+
+#[test]
+fn the_segment_that_failed_first_is_named_however_long_storage_fails() {
+    let mut hand = Hand::new(AckLevel::Durable);
+    let id = hand.accept();
+    hand.send(id, &line("x"));
+    let counts = hand.writes[0].len();
+    hand.disk();
+    hand.send(id, &line("x"));
+    for _ in 0..50 {
+        hand.wrote(Err(Fault::Broken));
+        hand.now += Limits::default().storage_retry;
+        hand.poll();
+    }
+    let text = String::from_utf8_lossy(hand.writes[0].bytes()).into_owned();
+    assert!(text.contains(&format!("\"void\":[[1,{counts}],[")), "{text}");
+}
+
+#[test]
 fn what_is_to_be_written_again_is_not_acked_as_written() {
     let mut hand = Hand::new(AckLevel::Durable);
     let (writer, other) = (hand.hello("written", 1), hand.accept());

@@ -89,16 +89,16 @@ pub(crate) fn survey(disk: &Disk, batches: usize) -> Survey {
         }
         let blocks = segment.blocks.len();
         // What is missing in a failed segment was known to be missing when the next one was begun.
-        let is_unfinished = |&&(from, before): &&(usize, usize)| {
-            void.is_none() && !file.is_set_aside(from) && (1..batches).contains(&(blocks - before + behind))
-        };
+        let may_be_unfinished = |from| void.is_none() && !file.is_set_aside(from);
+        let is_unfinished =
+            |&&(from, before): &&(usize, usize)| may_be_unfinished(from) && blocks - before + behind < batches;
         if let Some(&(from, _)) = segment.gaps.iter().find(is_unfinished) {
             for newer in &mut segments {
                 *newer = walk(newer.id, &[]);
             }
             segment = walk(id, &bytes[..from]);
             behind = 0; // What does not count is not counted either: it may be there twice.
-            oddities.disowned += 1;
+            oddities.disowned += u64::from(blocks > segment.blocks.len());
         }
         oddities.torn += u64::from(segment.is_torn);
         oddities.damaged += segment.damage.len() as u64;
