@@ -138,12 +138,19 @@ fn an_open_loop_is_on_time_while_it_can_be() {
 
 #[test]
 fn lines_that_wait_for_the_server_are_late_by_its_fault_and_count_from_their_time() {
-    // One line at a time is under way, and each takes the server 50 ms: 20 lines per second of 200.
+    // One line at a time is under way, and each takes the server 50 ms: 20 lines per second of 200. On a host that is
+    // busy with other things the host is to blame as well, and rightly; so it may take more than one run.
     let script = Script { slow_ms: 50, window: 1, ..Script::default() };
-    let server = Server::start(script);
-    let (output, report) = run(&server, "-R 200 -d 500ms -c 1 --mode session");
-    assert_all_taken(&output, &report, 100);
-    assert_eq!(report["tests"][0]["validity"]["verdict"], "server_bound");
+    let runs = std::iter::repeat_with(|| {
+        let server = Server::start(script);
+        let (output, report) = run(&server, "-R 200 -d 500ms -c 1 --mode session");
+        assert_all_taken(&output, &report, 100);
+        report
+    });
+    let verdict = |report: &serde_json::Value| report["tests"][0]["validity"]["verdict"].clone();
+    let report =
+        runs.take(5).find(|report| verdict(report) != "host_noise").expect("the host has a quiet second in 25");
+    assert_eq!(verdict(&report), "server_bound");
     let (response, service) = (&results(&report)["response_us"]["p50"], &results(&report)["service_us"]["p50"]);
     assert!(response.as_f64().unwrap() > 1_000_000.0, "the schedule does not wait for answers: {response}");
     assert!(service.as_f64().unwrap() < 500_000.0, "{service}");
