@@ -147,12 +147,16 @@ impl Conn {
         }
     }
 
-    /// Whether its client still expects a last word: it said hello, and did not just end its stream; or it said bye.
+    /// Whether its client still expects a last word: it said hello, and did not just end its stream; or it said bye. Who
+    /// does not take what is said to it is told no more.
     pub(crate) fn expects_more(&self) -> bool {
         match &self.view {
             View::Session(session) => {
                 let has_said = |what: What| self.said.iter().any(|it| it.what == what && it.end <= self.delivered);
-                !session.is_over && has_said(What::Hello) && (!self.is_end_told || has_said(What::Bye))
+                !session.is_over
+                    && self.sending.is_none()
+                    && has_said(What::Hello)
+                    && (!self.is_end_told || has_said(What::Bye))
             }
             View::Plain(_) => false,
         }
