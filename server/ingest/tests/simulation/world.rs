@@ -330,6 +330,7 @@ impl World {
             self.nodes[node].shard.handle_drain(now);
             self.settle(node);
         }
+        // A session that takes nothing is for its driver to end, after a time of the driver's.
         for conn in &mut self.conns {
             if matches!(conn.view, View::Session(_)) {
                 conn.reads = true;
