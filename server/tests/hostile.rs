@@ -8,7 +8,7 @@ use ringest_ingest::Limits;
 use serde_json::json as value;
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -163,6 +163,31 @@ on_each_backend!(sessions_that_never_read_do_not_keep_the_buffers_of_all, |setup
     assert_eq!(server.connect().ask(record("other", 100)), OK);
     server.stop();
     setup.assert_verified();
+});
+
+on_each_backend!(a_session_that_is_told_to_go_and_never_reads_is_let_go, |setup: Setup| {
+    let server = setup.start();
+    let mut stuck = server.connect();
+    stuck.hello(r#""producer":"stuck""#);
+    stuck.say(record("stuck", 1));
+    stuck.settled(1);
+    let pings = "{\"$ping\":18446744073709551615}\n".repeat(1000);
+    stuck.stream().set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    while stuck.stream().write_all(pings.as_bytes()).is_ok() {}
+    // Its successor need not wait for it, and what it sends from now on is read and dropped, for a while.
+    let mut successor = server.connect();
+    assert_eq!(successor.hello(r#""producer":"stuck""#)["last_seq"], 1);
+    let since = Instant::now();
+    loop {
+        match stuck.stream().write(pings.as_bytes()) {
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => break,
+            _ => assert!(since.elapsed() < Duration::from_secs(15), "it may go on for ever"),
+        }
+    }
+    successor.say(record("stuck", 2));
+    assert_eq!(successor.settled(2).stored, 1);
+    server.stop();
+    assert_eq!(setup.records(), [record("stuck", 1), record("stuck", 2)]);
 });
 
 on_each_backend!(peers_that_never_read_cost_bounded_memory, |setup: Setup| {

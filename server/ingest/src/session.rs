@@ -140,6 +140,13 @@ impl Session {
         !owes && self.outbox.is_empty() && self.farewell.is_none()
     }
 
+    /// Says nothing more, because nothing is taken.
+    pub(crate) fn mute(&mut self) {
+        self.mode = Mode::Muted;
+        self.outbox = Vec::new();
+        self.farewell = None;
+    }
+
     /// Ends it. A session is told why, behind the last ack it is owed; a plain client gets the replies it is owed.
     pub(crate) fn go_away(&mut self, code: Code, reason: &str) {
         if self.is_closing {

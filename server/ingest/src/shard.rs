@@ -583,6 +583,9 @@ impl Shard {
         session.is_ready = false;
         let gives_up = (session.is_closing || self.is_draining) && matches!(session.mode, Mode::Muted);
         if session.sending_since.is_some() && !gives_up {
+            if session.is_closing {
+                self.check_stall_later();
+            }
             return None;
         }
         let position = self.intake.writer.position(session.level);
@@ -596,8 +599,8 @@ impl Shard {
         let is_done = session.is_closing && session.is_settled();
         if !out.is_empty() {
             session.sending_since = Some(self.now);
-            if matches!(session.mode, Mode::Plain(_)) && self.stall_check_at.is_none() {
-                self.stall_check_at = Some(self.now + self.intake.limits.ack_stall);
+            if matches!(session.mode, Mode::Plain(_)) || session.is_closing {
+                self.check_stall_later();
             }
             self.requeue(id);
             return Some(Action::Send(id, out));
@@ -618,6 +621,11 @@ impl Shard {
         }
     }
 
+    /// Looks in a while whether what is being sent is taken.
+    fn check_stall_later(&mut self) {
+        self.stall_check_at.get_or_insert(self.now + self.intake.limits.ack_stall);
+    }
+
     fn mute_stalled(&mut self, now: Instant) {
         let ack_stall = self.intake.limits.ack_stall;
         let ids: Vec<SessionId> = self.sessions.ids().collect();
@@ -626,16 +634,21 @@ impl Shard {
             let Some(session) = self.sessions.get_mut(id) else {
                 continue;
             };
-            let (Mode::Plain(_), Some(since)) = (&session.mode, session.sending_since) else {
-                continue;
-            };
+            // Others are read no further, which harms nobody; of one that ends, everything that comes is dropped, so it
+            // could go on for ever.
+            let is_plain = matches!(session.mode, Mode::Plain(_));
+            let is_watched = is_plain || (session.is_closing && !matches!(session.mode, Mode::Muted));
+            let Some(since) = session.sending_since.filter(|_| is_watched) else { continue };
             let at = since + ack_stall;
             if at > now {
                 self.stall_check_at = Some(self.stall_check_at.map_or(at, |earlier| earlier.min(at)));
                 continue;
             }
-            session.mode = Mode::Muted;
-            self.intake.tally.acks_suppressed += 1;
+            if let Some(producer) = session.producer() {
+                self.intake.producers.detach(producer, id);
+            }
+            session.mute();
+            self.intake.tally.acks_suppressed += u64::from(is_plain);
             self.make_ready(id);
             self.requeue(id);
         }
