@@ -6,7 +6,7 @@
 use crate::driver::{self, Backend};
 use crate::notice;
 use crate::storage::{KeeperHandle, SegmentFile, Store, fault};
-use ringest_ingest::{Fault, SegmentId, Shard, ShardConfig, ShardId, Tally};
+use ringest_ingest::{Fault, Handover, SegmentId, Shard, ShardConfig, ShardId, Tally};
 use ringest_sys::cpu;
 use ringest_sys::event_fd::EventFd;
 use std::io;
@@ -60,8 +60,8 @@ pub struct Summary {
 
 /// What a worker can be told from outside.
 pub(crate) enum Message {
-    /// A connection that belongs here, and what was received on it.
-    Moved { connection: OwnedFd, received: Vec<u8> },
+    /// A connection that belongs here: what its shard made of it so far, and what was received since.
+    Moved { connection: OwnedFd, handover: Handover, received: Vec<u8> },
     /// A segment was made, or not.
     Opened(SegmentId, Result<SegmentFile, Fault>),
     /// A segment was closed.

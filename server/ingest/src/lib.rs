@@ -5,7 +5,7 @@
 //! batches, become [`Block`]s and fill segments; when an acknowledgement is true; and, after a crash, what of a
 //! segment is to be believed ([`scan`]).
 //!
-//! Bytes pass through in one direction: `session` frames them, [`parse`] judges them, `intake` admits them, `writer`
+//! Bytes pass through in one direction: `transport` decodes them where they are encoded, `session` frames them, [`parse`] judges them, `intake` admits them, `writer`
 //! gathers, seals and addresses them. Time is an argument, so that a test can own it.
 
 pub mod parse;
@@ -21,12 +21,14 @@ mod session;
 mod shard;
 mod slab;
 mod tally;
+mod transport;
 mod writer;
 
 pub use block::{Block, PAGE, Parts};
 pub use chain::SegmentId;
 pub use limits::Limits;
 pub use producer::{ProducerState, home_shard};
-pub use shard::{Action, Fault, Shard, ShardConfig, ShardId};
+pub use shard::{Action, Fault, Handover, Shard, ShardConfig, ShardId, TlsConfig};
 pub use slab::SessionId;
 pub use tally::Tally;
+pub use transport::GzipLimits;

@@ -2,6 +2,7 @@
 
 use crate::block::{BLOCK_OVERHEAD_MAX, HEADROOM, PAGE};
 use crate::shard::HELLO_LEN_MAX;
+use crate::transport::GzipLimits;
 use std::time::Duration;
 
 /// The bounds of one shard. All memory that a record's path uses follows from them.
@@ -45,6 +46,11 @@ pub struct Limits {
     pub producers_max: usize,
     /// Unacknowledged lines that a session's client is told to stay within.
     pub window: u32,
+    /// Bytes decoded from TLS and gzip before a driver's next turn, all connections together. A turn may see the end of
+    /// one such allowance and the whole of the next.
+    pub decode_len_max: usize,
+    /// What gzip may unpack to.
+    pub gzip: GzipLimits,
 }
 
 impl Default for Limits {
@@ -69,6 +75,8 @@ impl Default for Limits {
             sessions_max: 16 << 10,
             producers_max: 64 << 10,
             window: 8192,
+            decode_len_max: 1 << 20,
+            gzip: GzipLimits::default(),
         }
     }
 }
@@ -110,6 +118,7 @@ impl Limits {
         )?;
         need(self.segment_len.is_multiple_of(PAGE as u64), format!("a segment is made of pages of {PAGE} bytes"))?;
         need(self.owed_runs_max >= 1 && self.owed_lines_max >= 1, "a session may owe at least one answer".into())?;
+        need(self.decode_len_max >= 1, "a turn decodes at least one byte, or it never ends".into())?;
         need(self.send_len_max >= 4096, "a send has at least 4096 bytes, the longest single answer".into())
     }
 

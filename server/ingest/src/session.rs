@@ -1,6 +1,7 @@
 //! One connection: what is unfinished, what it is owed, and how it ends.
 
 use crate::producer::ProducerId;
+use crate::transport::Transport;
 use ringest_wire::answer::{Ack, Answer, Rejection, Totals};
 use ringest_wire::frame::Framer;
 use ringest_wire::{AckLevel, Code, control, reply};
@@ -9,6 +10,8 @@ use std::time::Instant;
 
 #[derive(Debug)]
 pub(crate) struct Session {
+    /// How its bytes are encoded; `None` where they are plain.
+    pub(crate) transport: Option<Box<Transport>>,
     pub(crate) framer: Framer,
     pub(crate) mode: Mode,
     pub(crate) level: AckLevel,
@@ -57,6 +60,7 @@ pub(crate) struct Budget {
 impl Session {
     pub(crate) fn new(line_len_max: usize, level: AckLevel) -> Session {
         Session {
+            transport: None,
             framer: Framer::new(line_len_max),
             mode: Mode::Fresh,
             level,
@@ -82,6 +86,11 @@ impl Session {
     /// Whether bytes of it wait for something else than the rest of its first line.
     pub(crate) fn is_backed_up(&self) -> bool {
         !self.stash.is_empty() && !matches!(self.mode, Mode::Fresh)
+    }
+
+    /// Whether bytes of it wait to be decoded.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.transport.as_ref().is_some_and(|transport| transport.is_behind())
     }
 
     /// Whether it owes so many answers that reading on would not be bounded.

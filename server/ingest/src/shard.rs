@@ -16,13 +16,16 @@ use crate::producer::{ProducerState, Producers, home_shard};
 use crate::session::{Budget, Mode, Replies, Session, Stream};
 use crate::slab::{SessionId, Slab};
 use crate::tally::Tally;
+use crate::transport::{Decoded, Opening, Transport};
 use crate::writer::{Gate, Writer};
 use memchr::memchr;
 use ringest_wire::answer::{Answer, Welcome};
 use ringest_wire::control::{self, Control, Hello};
 use ringest_wire::frame::{Head, trim_cr};
-use ringest_wire::{AckLevel, Code, Severity};
+use ringest_wire::{AckLevel, Code, Severity, reply};
+use rustls::ServerConfig;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Names one shard of a server.
@@ -49,18 +52,44 @@ pub enum Action {
     Send(SessionId, Vec<u8>),
     /// Offer the session's held-back chunks again, and read on.
     Resume(SessionId),
-    /// Move the connection to another shard of this server: what was received of it so far goes along, to be handed
-    /// to that shard as if it had just arrived. The id is void with this.
+    /// Move the connection to another shard of this server, which is told by
+    /// [`handle_handover`](Shard::handle_handover). What the driver still holds of it, and what it receives while it
+    /// lets go, goes along and is handed to that shard next. The id is void with this.
     HandOff {
         /// Which.
         session: SessionId,
         /// Where it belongs.
         shard: ShardId,
-        /// What was received, from its first byte.
-        received: Vec<u8>,
+        /// What this shard knows of it.
+        handover: Handover,
     },
     /// Nothing more will be said: shut the connection down. The id is void with this.
     Close(SessionId),
+}
+
+/// What one shard has of a connection, on its way to another.
+#[derive(Debug)]
+pub struct Handover {
+    /// Plain bytes, from the first one of the connection.
+    received: Vec<u8>,
+    /// What follows is encoded like this.
+    transport: Option<Box<Transport>>,
+}
+
+impl Handover {
+    /// The plain bytes that were received so far.
+    pub fn received(&self) -> &[u8] {
+        &self.received
+    }
+}
+
+/// How connections are encrypted.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// Certificate, key, versions, and whose client certificates are asked for.
+    pub server: Arc<ServerConfig>,
+    /// Whether a connection that is not encrypted is refused.
+    pub is_required: bool,
 }
 
 /// How storage failed.
@@ -99,6 +128,8 @@ pub struct ShardConfig {
     pub first_segment: SegmentId,
     /// What recovery found.
     pub producers: Vec<ProducerState>,
+    /// `None`: connections are not encrypted.
+    pub tls: Option<TlsConfig>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -121,6 +152,10 @@ pub struct Shard {
     woken: Vec<SessionId>,
     actions: VecDeque<Action>,
     spare_sends: Vec<Vec<u8>>,
+    /// Where encoded bytes are decoded to, one chunk at a time.
+    decoded: Vec<u8>,
+    /// Bytes that may still be decoded in this turn.
+    decode_budget: usize,
     stall_check_at: Option<Instant>,
     is_draining: bool,
     /// The latest time that was told.
@@ -155,6 +190,8 @@ impl Shard {
             woken: Vec::new(),
             actions: VecDeque::new(),
             spare_sends: Vec::new(),
+            decoded: vec![0; limits.chunk_len_max],
+            decode_budget: limits.decode_len_max,
             stall_check_at: None,
             is_draining: false,
             now,
@@ -172,6 +209,20 @@ impl Shard {
         Some(self.sessions.insert(Session::new(self.intake.limits.line_len_max, self.config.ack)))
     }
 
+    /// A connection arrived that another shard began with. `None` where there are as many as may be: close it.
+    pub fn handle_handover(&mut self, handover: Handover, now: Instant) -> Option<SessionId> {
+        let id = self.handle_accepted(now)?;
+        let Handover { received, transport } = handover;
+        self.with_session(id, |shard, session| {
+            session.transport = transport;
+            shard.feed(id, session, &received);
+            if session.transport.is_some() {
+                shard.decode(id, session, &[]);
+            }
+        });
+        Some(id)
+    }
+
     /// Whether the session's next chunk, or its end, may be handed over now. After a no, [`Action::Resume`] will say
     /// when.
     pub fn wants(&mut self, id: SessionId) -> bool {
@@ -183,6 +234,7 @@ impl Shard {
             return true; // It is dropped.
         }
         let blocked = self.is_draining
+            || session.is_behind()
             || session.is_backed_up()
             || session.owes_too_much(limits.owed_lines_max, limits.owed_runs_max);
         if blocked {
@@ -203,7 +255,7 @@ impl Shard {
     pub fn handle_bytes(&mut self, id: SessionId, chunk: &[u8], now: Instant) {
         self.now = now;
         self.intake.tally.received_bytes += chunk.len() as u64;
-        self.with_session(id, |shard, session| shard.feed(id, session, chunk));
+        self.with_session(id, |shard, session| shard.receive(id, session, chunk));
     }
 
     /// The peer will send no more. What is unfinished counts as a line, except in a session: a number is used up by a
@@ -215,19 +267,10 @@ impl Shard {
             if matches!(session.mode, Mode::Moving) {
                 return; // The shard it belongs to will be told.
             }
-            let mut framer = std::mem::take(&mut session.framer);
-            let stash = std::mem::take(&mut session.stash);
-            shard.intake.begin_chunk(framer.held() + stash.len() + 1);
-            if !stash.is_empty() {
-                session.mode = Mode::Plain(Replies::default()); // A first line that might have become a hello.
-                shard.take_single(id, session, trim_cr(&stash));
+            match session.transport.as_mut().map_or(Decoded::Ended, |transport| transport.finish()) {
+                Decoded::Broken(code) => shard.refuse_rest(id, session, code),
+                Decoded::Ended | Decoded::Starved | Decoded::Bytes(_) => shard.end(id, session),
             }
-            if let Some(line) = framer.finish()
-                && !matches!(session.mode, Mode::Stream(_))
-            {
-                shard.take_single(id, session, line);
-            }
-            session.is_closing = true;
         });
     }
 
@@ -274,6 +317,7 @@ impl Shard {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
         self.intake.writer.handle_timeout(now);
+        self.decode_budget = self.intake.limits.decode_len_max;
         if self.stall_check_at.is_some_and(|at| now >= at) {
             self.mute_stalled(now);
         }
@@ -305,8 +349,8 @@ impl Shard {
             }
             // Not before it is polled: the slot must not have its next tenant while the driver holds the last.
             if let Some((session, shard)) = self.moving.pop_front() {
-                let Some(Session { stash: received, .. }) = self.remove(session) else { continue };
-                return Some(Action::HandOff { session, shard, received });
+                let Some(Session { stash: received, transport, .. }) = self.remove(session) else { continue };
+                return Some(Action::HandOff { session, shard, handover: Handover { received, transport } });
             }
             if self.welcome_settled() || self.feed_queued() {
                 continue;
@@ -320,7 +364,8 @@ impl Shard {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do; `None` while it has not.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.intake.writer.poll_timeout(), self.stall_check_at].into_iter().flatten().min()
+        let decode_at = self.must_wait_to_decode().then_some(self.now);
+        [self.intake.writer.poll_timeout(), self.stall_check_at, decode_at].into_iter().flatten().min()
     }
 
     /// The books.
@@ -344,11 +389,123 @@ impl Shard {
         if !session.is_closing {
             act(self, &mut session);
         }
+        // It goes on decoding in its turn; where it owes too much, that is when answers have been taken.
+        let goes_on = session.is_behind() && (self.decode_budget == 0 || self.intake.writer.gate() == Gate::Wait);
         self.sessions.put(id, session);
         self.make_ready(id);
+        if goes_on {
+            self.enqueue(id);
+        }
     }
 
-    /// Looks at bytes of a session.
+    /// Takes bytes as they came.
+    fn receive(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
+        if let (Mode::Fresh, None, true, Some(&first)) =
+            (&session.mode, &session.transport, session.stash.is_empty(), chunk.first())
+        {
+            let opening = Opening::of(first);
+            session.transport = match (&self.config.tls, opening) {
+                (Some(tls), Opening::Tls) => Transport::encrypted(tls.server.clone()).map(Box::new),
+                (Some(TlsConfig { is_required: true, .. }), _) => {
+                    reply::put_error(&mut session.outbox, Code::TlsRequired, 0);
+                    session.is_closing = true;
+                    return;
+                }
+                (_, Opening::MayBeGzip) => Some(Box::new(Transport::unencrypted())),
+                (_, Opening::Text | Opening::Tls) => None,
+            };
+        }
+        if session.transport.is_some() {
+            self.decode(id, session, chunk);
+        } else {
+            self.feed(id, session, chunk);
+        }
+    }
+
+    /// Decodes what was left over and `chunk`, as far as there is room for what comes out.
+    fn decode(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
+        let Some(mut transport) = session.transport.take() else { return };
+        let mut plain = std::mem::take(&mut self.decoded);
+        let mut rest = transport.take_rest();
+        let mut input = chunk;
+        if !rest.is_empty() {
+            rest.extend_from_slice(chunk);
+            input = &rest;
+        }
+        let is_behind = loop {
+            if session.is_closing {
+                break false;
+            }
+            if !self.may_decode(session) {
+                break true;
+            }
+            match transport.decode(&mut input, &mut plain, &self.intake.limits) {
+                Decoded::Bytes(len) => {
+                    self.decode_budget = self.decode_budget.saturating_sub(len);
+                    self.feed(id, session, &plain[..len]);
+                }
+                Decoded::Starved => break false,
+                Decoded::Ended => self.end(id, session),
+                Decoded::Broken(code) => self.refuse_rest(id, session, code),
+            }
+        };
+        transport.keep_rest(input, is_behind);
+        session.transport = Some(transport);
+        self.decoded = plain;
+    }
+
+    /// Whether there is room for what another step of decoding may give.
+    fn may_decode(&self, session: &Session) -> bool {
+        let limits = &self.intake.limits;
+        !self.is_draining
+            && self.decode_budget > 0
+            && !session.is_backed_up()
+            && !session.owes_too_much(limits.owed_lines_max, limits.owed_runs_max)
+            && self.intake.writer.gate() != Gate::Wait
+    }
+
+    /// Whether somebody could go on decoding, and has to wait for the next turn.
+    fn must_wait_to_decode(&self) -> bool {
+        self.decode_budget == 0 && !self.queue.is_empty()
+    }
+
+    /// The peer has sent everything: what is unfinished counts as a line, except in a session.
+    fn end(&mut self, id: SessionId, session: &mut Session) {
+        let mut framer = std::mem::take(&mut session.framer);
+        let stash = std::mem::take(&mut session.stash);
+        self.intake.begin_chunk(framer.held() + stash.len() + 1);
+        if !stash.is_empty() {
+            session.mode = Mode::Plain(Replies::default()); // A first line that might have become a hello.
+            self.take_single(id, session, trim_cr(&stash));
+        }
+        if let Some(line) = framer.finish()
+            && !matches!(session.mode, Mode::Stream(_))
+        {
+            self.take_single(id, session, line);
+        }
+        session.is_closing = true;
+    }
+
+    /// What follows cannot be decoded: the client is told at which line, and no more of it is looked at.
+    fn refuse_rest(&mut self, id: SessionId, session: &mut Session, code: Option<Code>) {
+        if let Some(code) = code {
+            if matches!(session.mode, Mode::Fresh) && !session.stash.starts_with(control::PREFIX) {
+                session.mode = Mode::Plain(Replies::default());
+            }
+            match session.mode {
+                Mode::Plain(_) | Mode::Muted => {
+                    self.intake.begin_chunk(0);
+                    self.take(id, session, Source::refused(code, 0));
+                }
+                Mode::Fresh | Mode::Moving | Mode::Joining(_) | Mode::Stream(_) => {
+                    session.go_away(code, reply::message(code));
+                }
+            }
+        }
+        session.is_closing = true;
+    }
+
+    /// Looks at plain bytes of a session.
     fn feed(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
         match session.mode {
             Mode::Fresh => self.feed_first(id, session, chunk),
@@ -545,7 +702,7 @@ impl Shard {
 
     /// Lets one of those that wait for room go on. Whether there was one.
     fn feed_queued(&mut self) -> bool {
-        if self.queue.is_empty() || self.intake.writer.gate() == Gate::Wait {
+        if self.queue.is_empty() || self.intake.writer.gate() == Gate::Wait || self.must_wait_to_decode() {
             return false;
         }
         let Some(id) = self.queue.pop_front() else { return false };
@@ -556,6 +713,9 @@ impl Shard {
         if matches!(session.mode, Mode::Stream(_)) && !session.stash.is_empty() {
             let stash = std::mem::take(&mut session.stash);
             self.with_session(id, |shard, session| shard.feed(id, session, &stash));
+        }
+        if self.sessions.get(id).is_some_and(|session| session.is_behind() && self.may_decode(session)) {
+            self.with_session(id, |shard, session| shard.decode(id, session, &[]));
         }
         self.unstall(id);
         true
@@ -568,7 +728,8 @@ impl Shard {
             return;
         };
         // Half of what stopped it, so that it does not stop and go with every answer.
-        let blocked = session.is_backed_up()
+        let blocked = session.is_behind()
+            || session.is_backed_up()
             || session.owes_too_much(limits.owed_lines_max / 2 + 1, limits.owed_runs_max / 2 + 1);
         if session.is_stalled && (session.is_closing || (!blocked && !self.is_draining)) {
             session.is_stalled = false;
@@ -597,6 +758,14 @@ impl Shard {
             session.answer(&mut out, &budget);
         }
         let is_done = session.is_closing && session.is_settled();
+        if let Some(transport) = &mut session.transport
+            && session.sending_since.is_none()
+        {
+            if is_done {
+                transport.say_end();
+            }
+            transport.encode(&mut out);
+        }
         if !out.is_empty() {
             session.sending_since = Some(self.now);
             if matches!(session.mode, Mode::Plain(_)) || session.is_closing {
@@ -616,7 +785,7 @@ impl Shard {
 
     /// A stalled session goes through the queue again, in case what stalled it is gone.
     fn requeue(&mut self, id: SessionId) {
-        if self.sessions.get(id).is_some_and(|session| session.is_stalled) {
+        if self.sessions.get(id).is_some_and(|session| session.is_stalled || session.is_behind()) {
             self.enqueue(id);
         }
     }

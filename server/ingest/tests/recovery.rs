@@ -366,6 +366,7 @@ impl Maker {
             min_level: Severity::Trace,
             first_segment: SegmentId(first),
             producers: Vec::new(),
+            tls: None,
             limits,
         };
         Maker { shard: Shard::new(config, now).unwrap(), now, bytes: Vec::new(), sent: 0 }

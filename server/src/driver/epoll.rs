@@ -134,7 +134,11 @@ impl Epoll {
     fn accept(&mut self, now: Instant) {
         while let Some(listener) = &self.listener {
             match net::accept(listener.as_fd()) {
-                Ok(fd) => self.adopt(fd, Vec::new(), now),
+                Ok(fd) => {
+                    if let Some(id) = self.shard.handle_accepted(now) {
+                        self.seat(id, fd, Vec::new(), now);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(_) => {
@@ -164,7 +168,11 @@ impl Epoll {
         }
         while let Some(message) = self.inbox.take() {
             match message {
-                Message::Moved { connection, received } => self.adopt(connection, received, now),
+                Message::Moved { connection, handover, received } => {
+                    if let Some(id) = self.shard.handle_handover(handover, now) {
+                        self.seat(id, connection, received, now);
+                    }
+                }
                 Message::Opened(segment, outcome) => {
                     let outcome = self.files.handle_opened(segment, outcome);
                     self.shard.handle_opened(segment, outcome, now);
@@ -218,9 +226,8 @@ impl Epoll {
         }
     }
 
-    /// Takes a connection in: a new one, or one that another shard has begun with.
-    fn adopt(&mut self, fd: OwnedFd, received: Vec<u8>, now: Instant) {
-        let Some(id) = self.shard.handle_accepted(now) else { return };
+    /// Takes in the connection of a session, with what another shard's driver had received.
+    fn seat(&mut self, id: SessionId, fd: OwnedFd, received: Vec<u8>, now: Instant) {
         if self.poller.add(fd.as_fd(), id.token(), Interest::READ).is_err() {
             return self.shard.handle_lost(id, now); // No kernel memory to watch it with.
         }
@@ -260,10 +267,10 @@ impl Epoll {
                     self.feed_held(id, now);
                     self.watch_reads(id, true);
                 }
-                Action::HandOff { session, shard, received } => {
-                    if let Some(connection) = self.remove(session) {
-                        let _ = self.poller.remove(connection.fd.as_fd());
-                        let message = Message::Moved { connection: connection.fd, received };
+                Action::HandOff { session, shard, handover } => {
+                    if let Some(Connection { fd: connection, held: received, .. }) = self.remove(session) {
+                        let _ = self.poller.remove(connection.as_fd());
+                        let message = Message::Moved { connection, handover, received };
                         self.peers[usize::from(shard.0)].post(message);
                     }
                 }

@@ -10,7 +10,7 @@
 
 use super::report;
 use crate::worker::{Files, Inbox, Letterbox, Message, Seat, Summary};
-use ringest_ingest::{Action, Block, SegmentId, SessionId, Shard, ShardId};
+use ringest_ingest::{Action, Block, Handover, SegmentId, SessionId, Shard, ShardId};
 use ringest_sys::net;
 use ringest_sys::ring::{Event, Lease, OpId, Ring, RingConfig};
 use std::collections::{HashMap, VecDeque};
@@ -86,6 +86,8 @@ struct Parting {
 struct Moving {
     fd: OwnedFd,
     to: ShardId,
+    handover: Handover,
+    /// What came since, or was held.
     received: Vec<u8>,
 }
 
@@ -211,7 +213,11 @@ impl Uring {
             self.accepting = None;
         }
         match result {
-            Ok(fd) => self.adopt(fd, None, now),
+            Ok(fd) => {
+                if let Some(id) = self.shard.handle_accepted(now) {
+                    self.seat(id, fd, None, now);
+                }
+            }
             Err(_) if self.is_draining => return,
             // Out of descriptors or memory: those who are connected are served, those who wait are kept waiting.
             Err(_) => self.accept_at = Some(now + ACCEPT_PAUSE),
@@ -272,8 +278,8 @@ impl Uring {
     /// A receive has ended on a connection that is no session's any more.
     fn tell_parted(&mut self, token: u64, is_open: bool) {
         if let Some(moving) = self.moving.remove(&token) {
-            let message = Message::Moved { connection: moving.fd, received: moving.received };
-            self.peers[usize::from(moving.to.0)].post(message);
+            let Moving { fd: connection, to, handover, received } = moving;
+            self.peers[usize::from(to.0)].post(Message::Moved { connection, handover, received });
         } else if is_open && let Some(parting) = self.parting.get_mut(&token) {
             parting.receive = Some(self.ring.recv(parting.fd.as_fd(), token));
         } else if let Some(parting) = self.parting.remove(&token) {
@@ -283,7 +289,11 @@ impl Uring {
 
     fn obey(&mut self, message: Message, now: Instant) {
         match message {
-            Message::Moved { connection, received } => self.adopt(connection, Some(received), now),
+            Message::Moved { connection, handover, received } => {
+                if let Some(id) = self.shard.handle_handover(handover, now) {
+                    self.seat(id, connection, Some(received), now);
+                }
+            }
             Message::Opened(segment, outcome) => {
                 let outcome = self.files.handle_opened(segment, outcome);
                 self.shard.handle_opened(segment, outcome, now);
@@ -304,11 +314,10 @@ impl Uring {
         }
     }
 
-    /// Takes a connection in: a new one, or one that another shard has begun with.
-    fn adopt(&mut self, fd: OwnedFd, received: Option<Vec<u8>>, now: Instant) {
-        let Some(id) = self.shard.handle_accepted(now) else { return };
+    /// Takes in the connection of a session, with what another shard's driver had received.
+    fn seat(&mut self, id: SessionId, fd: OwnedFd, received: Option<Vec<u8>>, now: Instant) {
         let receive = Some(self.ring.recv_up_to(fd.as_fd(), id.token(), self.credit));
-        let held = received.into_iter().map(Held::Bytes).collect();
+        let held = received.into_iter().filter(|bytes| !bytes.is_empty()).map(Held::Bytes).collect();
         let slot = id.slot();
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
@@ -389,7 +398,7 @@ impl Uring {
                     self.feed(id, now);
                     self.rearm(id);
                 }
-                Action::HandOff { session, shard, received } => self.hand_off(session, shard, received),
+                Action::HandOff { session, shard, handover } => self.hand_off(session, shard, handover),
                 Action::Close(id) => self.close(id, now),
             }
         }
@@ -430,8 +439,9 @@ impl Uring {
         }
     }
 
-    fn hand_off(&mut self, id: SessionId, to: ShardId, mut received: Vec<u8>) {
+    fn hand_off(&mut self, id: SessionId, to: ShardId, handover: Handover) {
         let Some(connection) = self.remove(id) else { return };
+        let mut received = Vec::new();
         for held in connection.held {
             match held {
                 Held::Lease(lease) => {
@@ -443,7 +453,7 @@ impl Uring {
             }
         }
         let token = id.token();
-        self.moving.insert(token, Moving { fd: connection.fd, to, received });
+        self.moving.insert(token, Moving { fd: connection.fd, to, handover, received });
         match connection.receive {
             Some(receive) => self.ring.cancel(receive),
             None => self.tell_parted(token, false),

@@ -57,6 +57,7 @@ impl Writer {
             min_level: Severity::Trace,
             first_segment: recovered.next_segment,
             producers: recovered.producers,
+            tls: None,
             limits,
         };
         let mut state = Shard::new(config, now).unwrap();

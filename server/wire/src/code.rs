@@ -38,6 +38,14 @@ pub enum Code {
     TooManyConnections,
     /// A control line that is not known, not well formed, or out of place.
     ProtocolError,
+    /// The connection is not the gzip stream that it began as.
+    GzipCorrupt,
+    /// A gzip member unpacks to too many times its size.
+    GzipRatio,
+    /// A gzip member unpacks to too many bytes.
+    GzipTooLarge,
+    /// The connection is not encrypted, and has to be.
+    TlsRequired,
 }
 
 /// What a client may do about a [`Code`].
@@ -53,7 +61,7 @@ pub enum Class {
 
 impl Code {
     /// Every code, in the order of their discriminants.
-    pub const ALL: [Code; 17] = [
+    pub const ALL: [Code; 21] = [
         Code::BadJson,
         Code::NotObject,
         Code::MissingField,
@@ -71,6 +79,10 @@ impl Code {
         Code::SeqGap,
         Code::TooManyConnections,
         Code::ProtocolError,
+        Code::GzipCorrupt,
+        Code::GzipRatio,
+        Code::GzipTooLarge,
+        Code::TlsRequired,
     ];
 
     /// How many codes there are: the length of a table indexed by `code as usize`.
@@ -96,6 +108,10 @@ impl Code {
             Code::SeqGap => "seq_gap",
             Code::TooManyConnections => "too_many_connections",
             Code::ProtocolError => "protocol_error",
+            Code::GzipCorrupt => "gzip_corrupt",
+            Code::GzipRatio => "gzip_ratio",
+            Code::GzipTooLarge => "gzip_too_large",
+            Code::TlsRequired => "tls_required",
         }
     }
 
@@ -116,9 +132,15 @@ impl Code {
             | Code::LineTooLong
             | Code::ReservedKey => Class::Final,
             Code::Overloaded | Code::StorageFull | Code::StorageError | Code::ShuttingDown => Class::Retryable,
-            Code::StaleEpoch | Code::Fenced | Code::SeqGap | Code::TooManyConnections | Code::ProtocolError => {
-                Class::Session
-            }
+            Code::StaleEpoch
+            | Code::Fenced
+            | Code::SeqGap
+            | Code::TooManyConnections
+            | Code::ProtocolError
+            | Code::GzipCorrupt
+            | Code::GzipRatio
+            | Code::GzipTooLarge
+            | Code::TlsRequired => Class::Session,
         }
     }
 }

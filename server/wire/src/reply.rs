@@ -53,6 +53,8 @@ pub const fn message(code: Code) -> &'static str {
         Code::SeqGap => "sequence gap",
         Code::TooManyConnections => "too many connections",
         Code::ProtocolError => "protocol error",
+        Code::GzipCorrupt | Code::GzipRatio | Code::GzipTooLarge => "gzip decompression failed",
+        Code::TlsRequired => "TLS required",
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::disk::Disk;
 use crate::lines::Verdict;
 use crate::truth::Truth;
-use ringest_ingest::SessionId;
+use ringest_ingest::{Handover, SessionId};
 use ringest_wire::answer::{Ack, Answer, Goaway, Nack, Totals, Welcome};
 use ringest_wire::frame::trim_cr;
 use ringest_wire::{AckLevel, Class, Code, control, reply};
@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 pub(crate) struct Conn {
     pub(crate) client: usize,
     pub(crate) at: At,
+    /// What the shard it came from gave along.
+    pub(crate) handover: Option<Handover>,
     /// Everything its client has sent, and the lines in it.
     pub(crate) sent: Vec<u8>,
     pub(crate) said: Vec<Said>,
@@ -116,6 +118,7 @@ impl Conn {
         Conn {
             client,
             at: At::Moving(shard),
+            handover: None,
             sent: Vec::new(),
             said: Vec::new(),
             delivered: 0,

@@ -41,6 +41,7 @@ impl Hand {
             min_level: Severity::Info,
             first_segment: SegmentId(1),
             producers: Vec::new(),
+            tls: None,
             limits,
         };
         let shard = Shard::new(config, now).unwrap();

@@ -192,6 +192,7 @@ impl World {
                     min_level: self.style.min_level,
                     first_segment: SegmentId(last + 1),
                     producers: known.iter().filter(|state| home(&state.producer)).cloned().collect(),
+                    tls: None,
                     limits: self.limits.clone(),
                 };
                 Node {
@@ -581,6 +582,7 @@ fn limits(rng: &mut Rng) -> Limits {
         sessions_max: rng.within(2, 40) as usize,
         producers_max: rng.within(PRODUCERS_MAX, 8) as usize,
         window: 100,
+        ..Limits::default()
     };
     limits.segment_len = (limits.segment_len_min() + rng.below(100_000)).next_multiple_of(PAGE as u64);
     limits

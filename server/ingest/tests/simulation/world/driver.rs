@@ -11,7 +11,11 @@ use ringest_ingest::{Action, Block, Fault, PAGE, SegmentId};
 impl World {
     pub(super) fn arrive(&mut self, conn: usize) {
         let At::Moving(node) = self.conns[conn].at else { unreachable!() };
-        let accepted = self.nodes[node].shard.handle_accepted(self.base + self.now);
+        let (shard, now) = (&mut self.nodes[node].shard, self.base + self.now);
+        let accepted = match self.conns[conn].handover.take() {
+            None => shard.handle_accepted(now),
+            Some(handover) => shard.handle_handover(handover, now),
+        };
         trace!(self, "conn {conn} arrives at {node}: {accepted:?}");
         let Some(id) = accepted else {
             let is_full = self.nodes[node].shard.sessions() >= self.limits.sessions_max;
@@ -175,17 +179,18 @@ impl World {
                         self.saw("a held connection was resumed");
                     }
                 }
-                Action::HandOff { session, shard, received } => {
+                Action::HandOff { session, shard, handover } => {
                     let conn = self.nodes[at].by_id.remove(&session.token()).expect("a session has a connection");
                     trace!(self, "conn {conn} is handed off to {shard:?}");
                     let conn = &mut self.conns[conn];
                     assert!(conn.sending.is_none(), "nothing was said before the hand-off");
+                    let received = handover.received();
                     assert!(
                         received.len() <= 4096 + self.limits.chunk_len_max,
                         "I10: what is kept of a hello is bounded"
                     );
-                    assert!(received == conn.sent[..conn.delivered], "what was received goes along, all of it");
-                    conn.delivered = 0;
+                    assert!(received == &conn.sent[..conn.delivered], "what was received goes along, all of it");
+                    conn.handover = Some(handover);
                     conn.is_held = false;
                     conn.at = At::Moving(usize::from(shard.0));
                     self.saw("a connection moved to its home shard");

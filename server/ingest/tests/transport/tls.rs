@@ -1,0 +1,104 @@
+//! TLS: the same lines and answers inside of it, and clear ends where it fails.
+
+use crate::{House, TlsConfig, lines, oks};
+use ringest_ingest::SessionId;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let certificate = CertificateDer::from(made.cert);
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let server = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    (Arc::new(server), Arc::new(client))
+}
+
+/// A client's side of one connection.
+struct Peer {
+    tls: ClientConnection,
+    id: SessionId,
+    /// Of what the server said, so much is read.
+    read: usize,
+}
+
+impl Peer {
+    fn new(house: &mut House, config: Arc<ClientConfig>) -> Peer {
+        let tls = ClientConnection::new(config, ServerName::try_from("localhost").unwrap()).unwrap();
+        Peer { tls, id: house.accept(), read: 0 }
+    }
+
+    /// Both sides talk until neither has anything to say. `piece`: bytes that arrive at once.
+    fn talk(&mut self, house: &mut House, piece: usize) {
+        loop {
+            let mut out = Vec::new();
+            while self.tls.wants_write() {
+                self.tls.write_tls(&mut out).unwrap();
+            }
+            out.chunks(piece).for_each(|chunk| house.send(self.id, chunk));
+            house.run();
+            let said = house.said.get(&self.id.token()).cloned().unwrap_or_default();
+            let mut news = &said[self.read..];
+            if news.is_empty() && out.is_empty() {
+                return;
+            }
+            while !news.is_empty() {
+                self.tls.read_tls(&mut news).unwrap();
+                self.tls.process_new_packets().unwrap();
+            }
+            self.read = said.len();
+        }
+    }
+
+    fn heard(&mut self) -> String {
+        let mut text = String::new();
+        let _ = self.tls.reader().read_to_string(&mut text);
+        text
+    }
+}
+
+#[test]
+fn lines_are_stored_and_answered_inside_tls_however_it_is_cut() {
+    let (server, client) = configs();
+    for piece in [1, 7, 1000, usize::MAX >> 1] {
+        let tls = TlsConfig { server: server.clone(), is_required: true };
+        let mut house = House::with(|config| config.tls = Some(tls));
+        let mut peer = Peer::new(&mut house, client.clone());
+        peer.talk(&mut house, piece);
+        peer.tls.writer().write_all(lines(0..500).as_bytes()).unwrap();
+        peer.talk(&mut house, piece);
+        assert_eq!(peer.heard(), oks(500));
+        peer.tls.send_close_notify();
+        peer.talk(&mut house, piece);
+        assert!(house.is_closed(peer.id));
+        assert_eq!(String::from_utf8(house.stored).unwrap(), lines(0..500));
+    }
+}
+
+#[test]
+fn a_plain_connection_is_refused_where_tls_is_required_and_served_where_it_is_not() {
+    let (server, _) = configs();
+    for is_required in [true, false] {
+        let mut house = House::with(|config| config.tls = Some(TlsConfig { server: server.clone(), is_required }));
+        let id = house.accept();
+        house.send(id, lines(0..1).as_bytes());
+        let refused = "{\"status\":\"error\",\"message\":\"TLS required\",\"code\":\"tls_required\"}\n";
+        assert_eq!(house.said(id), if is_required { refused.into() } else { oks(1) });
+        assert_eq!(house.is_closed(id), is_required);
+    }
+}
+
+#[test]
+fn garbage_that_begins_like_tls_gets_an_alert_and_is_closed() {
+    let (server, _) = configs();
+    let mut house = House::with(|config| config.tls = Some(TlsConfig { server, is_required: false }));
+    let id = house.accept();
+    house.send(id, b"\x16\x03\x01\x00\x05hello and so on");
+    assert!(house.is_closed(id));
+    assert_eq!(house.said[&id.token()][0], 21, "an alert");
+    assert!(house.stored.is_empty());
+}
