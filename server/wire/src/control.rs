@@ -2,7 +2,7 @@
 //!
 //! Control lines are rare, so they are parsed by serde; a record never comes here.
 
-use crate::{AckLevel, Code};
+use crate::AckLevel;
 use serde::{Deserialize, Serialize};
 
 /// The version of the protocol that this build speaks.
@@ -10,6 +10,10 @@ pub const VERSION: u32 = 1;
 
 /// The longest producer name, in bytes.
 pub const PRODUCER_LEN_MAX: usize = 128;
+
+/// The highest number a stream may begin with. No stream gets so far by counting, and counting on from here never
+/// overflows.
+pub const RESUME_FROM_MAX: u64 = u64::MAX >> 1;
 
 /// The bytes that every control line begins with, and no record may.
 pub const PREFIX: &[u8] = b"{\"$";
@@ -69,10 +73,9 @@ impl Control {
     /// Reads a control line.
     ///
     /// # Errors
-    /// [`Code::ProtocolError`] with a sentence that says what is wrong with it.
+    /// A sentence that says what is wrong with it, short however long the line is.
     pub fn parse(line: &[u8]) -> Result<Control, String> {
-        let control: Control =
-            serde_json::from_slice(line).map_err(|error| format!("{}: control line: {error}", Code::ProtocolError))?;
+        let control: Control = serde_json::from_slice(line).map_err(|error| explain(&error))?;
         if let Control::Hello(hello) = &control {
             hello.check()?;
         }
@@ -94,22 +97,30 @@ impl Hello {
 
     fn check(&self) -> Result<(), String> {
         if self.v != VERSION {
-            return Err(format!("protocol_error: version {} is not spoken here; use {VERSION}", self.v));
+            return Err(format!("version {} is not spoken here; use {VERSION}", self.v));
         }
         if self.producer.is_empty() || self.producer.len() > PRODUCER_LEN_MAX {
-            return Err(format!("protocol_error: a producer name has 1 to {PRODUCER_LEN_MAX} bytes"));
+            return Err(format!("a producer name has 1 to {PRODUCER_LEN_MAX} bytes"));
         }
         // The name is copied into block headers as it is, so it must need no escapes there.
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/@+".contains(&byte);
         if !self.producer.bytes().all(plain) {
-            return Err("protocol_error: a producer name has letters, digits and . _ - : / @ + only".into());
+            return Err("a producer name has letters, digits and . _ - : / @ + only".into());
         }
-        if self.resume_from == Some(0) {
-            return Err("protocol_error: sequence numbers start at 1".into());
+        if self.resume_from.is_some_and(|from| !(1..=RESUME_FROM_MAX).contains(&from)) {
+            return Err(format!("resume_from is within 1 and {RESUME_FROM_MAX}"));
         }
         Ok(())
     }
 }
+
+/// What serde has against a line. It names the member it does not know, and that may be as long as the line.
+fn explain(error: &serde_json::Error) -> String {
+    let text: String = error.to_string().chars().take(EXPLANATION_LEN_MAX).collect();
+    format!("not a control line: {text}")
+}
+
+const EXPLANATION_LEN_MAX: usize = 200;
 
 #[cfg(test)]
 mod tests {
@@ -135,21 +146,31 @@ mod tests {
 
     #[test]
     fn a_hello_is_refused_for_a_stated_reason() {
-        let cases: [(&[u8], &str); 7] = [
+        let cases: [(&[u8], &str); 8] = [
             (br#"{"$hello":{"v":2,"producer":"a"}}"#, "version 2"),
             (br#"{"$hello":{"v":1,"producer":""}}"#, "1 to 128 bytes"),
             (br#"{"$hello":{"v":1,"producer":"a b"}}"#, "letters, digits"),
-            (br#"{"$hello":{"v":1,"producer":"a","resume_from":0}}"#, "start at 1"),
+            (br#"{"$hello":{"v":1,"producer":"a","resume_from":0}}"#, "resume_from"),
+            (br#"{"$hello":{"v":1,"producer":"a","resume_from":9223372036854775808}}"#, "resume_from"),
             (br#"{"$hello":{"v":1,"producer":"a","ack":"forwarded"}}"#, "forwarded"),
             (br#"{"$hello":{"v":1,"producer":"a","surprise":1}}"#, "surprise"),
             (br#"{"$nonsense":1}"#, "$nonsense"),
         ];
         for (line, reason) in cases {
             let error = Control::parse(line).unwrap_err();
-            assert!(error.starts_with("protocol_error") && error.contains(reason), "{error}");
+            assert!(error.contains(reason), "{error}");
         }
+        let last = Hello { resume_from: Some(RESUME_FROM_MAX), ..Hello::new("a", 0) };
+        assert_eq!(last.check(), Ok(()));
         let longest = "p".repeat(PRODUCER_LEN_MAX);
         assert_eq!(Hello::new(&longest, 0).check(), Ok(()));
         assert!(Hello::new(longest + "p", 0).check().is_err());
+    }
+
+    #[test]
+    fn a_long_line_is_refused_in_a_short_sentence() {
+        let line = format!("{{\"${}\":1}}", "é".repeat(100_000));
+        let error = Control::parse(line.as_bytes()).unwrap_err();
+        assert!(error.len() < 1000 && error.contains("unknown variant"), "{error}");
     }
 }
