@@ -6,7 +6,7 @@
 
 use memchr::{memchr, memrchr};
 
-/// The unfinished line of one connection: at most `line_len_max` bytes, however long the line is.
+/// The unfinished line of one connection: at most `line_len_max` bytes and a `\r`, however long the line is.
 #[derive(Debug, Default)]
 pub struct Framer {
     carry: Vec<u8>,

@@ -31,13 +31,21 @@ impl std::fmt::Display for Detail {
             Code::Overloaded | Code::StorageFull | Code::StorageError | Code::ShuttingDown => {
                 write!(f, ",\"retry_after_ms\":{RETRY_AFTER_MS}")
             }
-            _ => Ok(()),
+            Code::NotObject
+            | Code::MissingField
+            | Code::BadType
+            | Code::ReservedKey
+            | Code::StaleEpoch
+            | Code::Fenced
+            | Code::SeqGap
+            | Code::TooManyConnections
+            | Code::ProtocolError => Ok(()),
         }
     }
 }
 
 /// The `message` of an error reply.
-pub const fn message(code: Code) -> &'static str {
+const fn message(code: Code) -> &'static str {
     match code {
         Code::BadJson | Code::NotObject | Code::InvalidUtf8 => "invalid JSON",
         Code::MissingField | Code::BadType => "missing required fields",
