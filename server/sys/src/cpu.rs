@@ -163,7 +163,9 @@ impl fmt::Display for CpuError {
             CpuError::NotANumber { part } => {
                 write!(f, "`{part}` is not a processor or a range of processors; write the list like 0-3,8")
             }
-            CpuError::Backwards { part } => write!(f, "the processor range `{part}` ends before it begins"),
+            CpuError::Backwards { part } => {
+                write!(f, "the processor range `{part}` ends before it begins; write the smaller number first")
+            }
             CpuError::TooLarge { part } => {
                 write!(f, "`{part}` names a processor above {}, the highest a mask can hold", CPU_COUNT_MAX - 1)
             }

@@ -3,7 +3,7 @@
 //! Nothing runs inside a signal handler but one write of one byte. What a signal means is decided elsewhere.
 
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,7 @@ use signal_hook::low_level;
 
 /// The stream of signals this process has been sent since this was made.
 ///
-/// Each arrival is one item, so that a second Ctrl-C is seen as a second one. Its descriptor is readable while there
-/// are any.
+/// Each arrival is one item, so that a second Ctrl-C is seen as a second one.
 #[derive(Debug)]
 pub struct Signals {
     arrivals: UnixStream,
@@ -77,12 +76,6 @@ impl Signals {
         }
         let err = io::Error::last_os_error();
         if err.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(err) }
-    }
-}
-
-impl AsFd for Signals {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.arrivals.as_fd()
     }
 }
 
