@@ -239,7 +239,7 @@ impl Connection {
         match (&self.link, self.phase()) {
             (Link::Down(again_ns), _) => Some(*again_ns),
             (Link::Up(_), Phase::Held { until_ns, .. }) => Some(until_ns),
-            _ => None,
+            (Link::Up(_), Phase::Greeting | Phase::Open | Phase::Leaving | Phase::Over) | (Link::Over, _) => None,
         }
     }
 

@@ -204,8 +204,11 @@ impl Session {
             return Err(self.violation(&format!("a $nack from line {}, which is not under way", nack.from)));
         }
         let from = match self.phase {
+            Phase::Greeting => return Err(self.violation("a $nack before the $welcome")),
+            // Every line is answered, and a $bye uses no number up: nothing is to be sent again.
+            Phase::Leaving | Phase::Over => return Ok(()),
             Phase::Held { from, .. } => from.min(nack.from),
-            _ => nack.from,
+            Phase::Open => nack.from,
         };
         self.phase = Phase::Held { from, until_ns: desk.now_ns + u64::from(nack.after_ms) * 1_000_000 };
         Ok(())
@@ -340,6 +343,18 @@ mod tests {
         assert_eq!(out, b"{\"$resume\":{\"from\":6}}\n");
         assert_eq!((books.flight.written(), books.flight.assigned(), session.phase()), (5, 10, Phase::Open));
         assert_eq!(bench.tally.resent, 5);
+    }
+
+    #[test]
+    fn a_nack_that_meets_a_bye_changes_nothing() {
+        let (mut session, mut bench) = running();
+        bench.tell(&mut session, &ack(10, "")).unwrap();
+        session.leave(&mut Vec::new());
+        bench.tell(&mut session, r#"{"$nack":{"from":11,"code":"storage_full","retry":true,"after_ms":250}}"#).unwrap();
+        assert_eq!(session.phase(), Phase::Leaving);
+        let bye = r#"{"$bye":{"received":10,"stored":10,"filtered":0,"dup":0,"rejected":0}}"#;
+        bench.tell(&mut session, bye).unwrap();
+        assert_eq!((session.phase(), bench.tally.faults.len()), (Phase::Over, 0));
     }
 
     #[test]
