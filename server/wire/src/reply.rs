@@ -39,13 +39,17 @@ impl std::fmt::Display for Detail {
             | Code::Fenced
             | Code::SeqGap
             | Code::TooManyConnections
-            | Code::ProtocolError => Ok(()),
+            | Code::ProtocolError
+            | Code::GzipCorrupt
+            | Code::GzipRatio
+            | Code::GzipTooLarge
+            | Code::TlsRequired => Ok(()),
         }
     }
 }
 
 /// The `message` of an error reply.
-const fn message(code: Code) -> &'static str {
+pub const fn message(code: Code) -> &'static str {
     match code {
         Code::BadJson | Code::NotObject | Code::InvalidUtf8 => "invalid JSON",
         Code::MissingField | Code::BadType => "missing required fields",
