@@ -3,7 +3,7 @@
 //! It keeps no connection and decides nothing about one.
 
 use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// words, if another process listens there, even one that would be willing to share: it would silently take a part of
 /// the connections.
 pub fn listen_sharded(addr: SocketAddr, backlog: i32, shard_count: usize) -> io::Result<Vec<TcpListener>> {
-    let sockets = bind_sharded(addr, shard_count)?;
+    let sockets = bind_sharded(addr, shard_count, tcp_socket)?;
     sockets.iter().try_for_each(|socket| socket.listen(backlog))?;
     Ok(sockets.into_iter().map(TcpListener::from).collect())
 }
@@ -23,6 +23,12 @@ pub fn listen_sharded(addr: SocketAddr, backlog: i32, shard_count: usize) -> io:
 /// A single listener, as [`listen_sharded`] makes them.
 pub fn listen(addr: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     Ok(listen_sharded(addr, backlog, 1)?.remove(0))
+}
+
+/// One non-blocking UDP socket per shard, all on the same address, shared and guarded as in [`listen_sharded`].
+pub fn bind_udp_sharded(addr: SocketAddr, shard_count: usize) -> io::Result<Vec<UdpSocket>> {
+    let sockets = bind_sharded(addr, shard_count, udp_socket)?;
+    Ok(sockets.into_iter().map(UdpSocket::from).collect())
 }
 
 /// A connection that is waiting on a non-blocking listener, itself non-blocking; `WouldBlock` if there is none.
@@ -66,9 +72,13 @@ pub fn set_linger_zero(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).set_linger(Some(Duration::ZERO))
 }
 
-fn bind_sharded(addr: SocketAddr, shard_count: usize) -> io::Result<Vec<Socket>> {
+fn bind_sharded(
+    addr: SocketAddr,
+    shard_count: usize,
+    socket: fn(SocketAddr) -> io::Result<Socket>,
+) -> io::Result<Vec<Socket>> {
     assert!(shard_count > 0, "somebody has to listen");
-    let first = unbound_socket(addr)?;
+    let first = socket(addr)?;
     // Bound before it is willing to share, so that the bind fails if anyone is there, and shared from then on: there
     // is no moment in which another process could come in between.
     bind(&first, addr)?;
@@ -77,7 +87,7 @@ fn bind_sharded(addr: SocketAddr, shard_count: usize) -> io::Result<Vec<Socket>>
 
     let mut sockets = vec![first];
     for _ in 1..shard_count {
-        let next = unbound_socket(addr)?;
+        let next = socket(addr)?;
         next.set_reuse_port(true)?;
         bind(&next, addr)?;
         sockets.push(next);
@@ -89,13 +99,20 @@ fn bind(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
     socket.bind(&addr.into()).map_err(|err| explain_bind(addr, err))
 }
 
-fn unbound_socket(addr: SocketAddr) -> io::Result<Socket> {
+fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
     // Close-on-exec is the crate's default.
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     // A restart must not wait for the last run's connections to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+fn udp_socket(addr: SocketAddr) -> io::Result<Socket> {
+    // Its address is not made reusable: for UDP that would let another process share the port unasked.
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
