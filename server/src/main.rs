@@ -103,6 +103,7 @@ fn plans(
                 min_level: config.min_level,
                 first_segment: recovered.next_segment,
                 producers: recovered.producers,
+                away: recovered.away,
                 tls: None,
                 limits: config.limits.clone(),
             },

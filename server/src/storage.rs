@@ -8,9 +8,10 @@
 mod keeper;
 pub mod layout;
 mod recovery;
+pub mod snapshot;
 pub mod survey;
 
-pub use keeper::{Keeper, KeeperHandle};
+pub use keeper::{Ending, Keeper, KeeperHandle};
 pub use recovery::{Counts, Recovery, ShardRecovery, recover};
 
 use crate::notice;
@@ -23,6 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -31,6 +33,8 @@ use std::time::Duration;
 pub struct Store {
     /// `None` where nothing is kept.
     dir: Option<PathBuf>,
+    /// A segment could not be closed, so the next start has to look at all of them. Written and read by the keeper.
+    must_be_read: AtomicBool,
 }
 
 impl Store {
@@ -41,12 +45,12 @@ impl Store {
     pub fn open(log_dir: &Path, shard: ShardId) -> io::Result<Store> {
         let dir = log_dir.join(layout::shard_dir_name(shard));
         create_dir(&dir).map_err(|err| at_path(err, "cannot make the directory", &dir))?;
-        Ok(Store { dir: Some(dir) })
+        Ok(Store { dir: Some(dir), must_be_read: AtomicBool::new(false) })
     }
 
     /// A store that takes everything and keeps nothing.
     pub fn nowhere() -> Store {
-        Store { dir: None }
+        Store { dir: None, must_be_read: AtomicBool::new(false) }
     }
 
     /// Makes the segment: `len` bytes allocated, the file and its name durable. After a failure nothing is left of it.
@@ -67,8 +71,24 @@ impl Store {
         Ok(SegmentFile { buffered, direct: made?, keeps: true })
     }
 
-    fn path(&self, id: SegmentId) -> Option<PathBuf> {
-        self.dir.as_ref().map(|dir| dir.join(layout::segment_name(id)))
+    /// Cuts a segment to the bytes that count, and keeps beside it where producers stand. A failure is reported and has
+    /// no consequence: the next recovery comes to the same end, by reading what it need not read otherwise.
+    pub fn close(&self, file: &SegmentFile, id: SegmentId, ending: Ending) {
+        let Some(dir) = self.dir.as_ref().filter(|_| file.keeps) else {
+            return;
+        };
+        let path = dir.join(layout::segment_name(id));
+        let closed = if ending.len == 0 { remove_durably(&path) } else { cut(&file.buffered, ending.len) };
+        if let Err(err) = closed {
+            notice!("{} was not closed cleanly: {err}", path.display());
+            self.must_be_read.store(true, Ordering::Relaxed);
+        }
+        if let Some(producers) = ending.producers
+            && !self.must_be_read.load(Ordering::Relaxed)
+            && let Err(err) = snapshot::write(dir, id, &producers)
+        {
+            notice!("no snapshot of producers was kept with {}, so the next start takes longer: {err}", path.display());
+        }
     }
 }
 
@@ -135,18 +155,6 @@ impl SegmentFile {
     /// What the disk says. The segment must not be synced again after that.
     pub fn sync(&self) -> io::Result<()> {
         file::fdatasync(self.as_fd())
-    }
-
-    /// Cuts the segment to the `len` bytes that count; length 0 removes it. A failure is reported and has no
-    /// consequence: the next recovery comes to the same end.
-    pub fn close(&self, store: &Store, id: SegmentId, len: u64) {
-        let Some(path) = store.path(id).filter(|_| self.keeps) else {
-            return;
-        };
-        let closed = if len == 0 { remove_durably(&path) } else { cut(&self.buffered, len) };
-        if let Err(err) = closed {
-            notice!("{} was not closed cleanly: {err}", path.display());
-        }
     }
 }
 

@@ -5,8 +5,8 @@
 
 use crate::driver::{self, Backend};
 use crate::notice;
-use crate::storage::{KeeperHandle, SegmentFile, Store, fault};
-use ringest_ingest::{Fault, Handover, SegmentId, Shard, ShardConfig, ShardId, Tally};
+use crate::storage::{Ending, KeeperHandle, SegmentFile, Store, fault};
+use ringest_ingest::{Fault, Handover, ProducerState, SegmentId, Shard, ShardConfig, ShardId, Tally};
 use ringest_sys::cpu;
 use ringest_sys::event_fd::EventFd;
 use std::io;
@@ -147,13 +147,14 @@ impl Files {
         &found.expect("a shard names only segments that were opened").1
     }
 
-    /// Has a segment cut to its length and closed; [`Message::Closed`] will answer.
-    pub(crate) fn close(&mut self, id: SegmentId, len: u64) {
+    /// Has a segment cut to its length and closed, with where producers stand beside it; [`Message::Closed`] will answer.
+    pub(crate) fn close(&mut self, id: SegmentId, len: u64, producers: Option<Vec<ProducerState>>) {
         let at = self.open.iter().position(|(open, _)| *open == id);
         let (_, file) = self.open.swap_remove(at.expect("a shard closes only segments that were opened"));
         self.closing += 1;
         let letterbox = self.letterbox.clone();
-        self.keeper.close(self.store.clone(), id, file, len, move || letterbox.post(Message::Closed));
+        let ending = Ending { len, producers };
+        self.keeper.close(self.store.clone(), id, file, ending, move || letterbox.post(Message::Closed));
     }
 
     pub(crate) fn handle_closed(&mut self) {

@@ -150,6 +150,7 @@ impl World {
             min_level: Severity::Trace,
             first_segment: SegmentId(1),
             producers: Vec::new(),
+            away: Vec::new(),
             tls: None,
             limits: Limits::default(),
         };

@@ -5,6 +5,7 @@
 //! counts.
 
 use crate::block::{SEGMENT_LINE_LEN_MAX, seal_line};
+use crate::producer::ProducerState;
 use crate::shard::ShardId;
 use ringest_wire::Code;
 use std::collections::VecDeque;
@@ -30,6 +31,26 @@ pub(crate) struct Segment {
     pub(crate) ending: Ending,
     /// A write or a sync of it failed.
     pub(crate) failed: bool,
+    /// Taken when it was retired.
+    pub(crate) snapshot: Option<Snapshot>,
+}
+
+/// Where producers stood at a moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// True once every batch up to this one is durable.
+    pub(crate) upto: u64,
+    pub(crate) producers: Vec<ProducerState>,
+}
+
+/// A segment to close.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    pub(crate) segment: SegmentId,
+    /// Bytes of it that count; 0 means that it was never used.
+    pub(crate) len: u64,
+    /// Where producers stand, nothing in it or before it left out.
+    pub(crate) producers: Option<Vec<ProducerState>>,
 }
 
 /// How far the last line of a segment has come.
@@ -75,8 +96,7 @@ pub(crate) struct Chain {
     voids: Vec<(SegmentId, u64)>,
     /// The segment whose first line says all of `voids`.
     voids_told_by: Option<SegmentId>,
-    /// Segments to close, and the length that counts.
-    closing: VecDeque<(SegmentId, u64)>,
+    closing: VecDeque<Closing>,
 }
 
 impl Chain {
@@ -133,7 +153,7 @@ impl Chain {
 
     /// A segment that was made ready is not needed.
     pub(crate) fn give_back(&mut self, id: SegmentId) {
-        self.closing.push_back((id, 0));
+        self.closing.push_back(Closing { segment: id, len: 0, producers: None });
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
@@ -175,6 +195,7 @@ impl Chain {
                 last_number: 0,
                 ending: Ending::Open,
                 failed: false,
+                snapshot: None,
             });
         }
         self.current()
@@ -219,7 +240,7 @@ impl Chain {
                 voids.remove(empty.unwrap_or(0));
             }
             voids.push((segment.id, len));
-            closing.push_back((segment.id, len));
+            closing.push_back(Closing { segment: segment.id, len, producers: None });
             false
         });
     }
@@ -252,11 +273,20 @@ impl Chain {
         Some((segment.id, offset, text))
     }
 
-    /// The next segment to close, and the length of it that counts; 0 means that it was never used.
-    pub(crate) fn poll_close(&mut self) -> Option<(SegmentId, u64)> {
-        if self.live.front().is_some_and(|segment| segment.ending == Ending::Synced) {
-            let segment = self.live.pop_front().expect("just seen");
-            self.closing.push_back((segment.id, segment.end));
+    /// The segment that was retired and has no snapshot yet.
+    pub(crate) fn without_snapshot(&mut self) -> Option<&mut Segment> {
+        self.live.iter_mut().find(|segment| segment.ending == Ending::Retired && segment.snapshot.is_none())
+    }
+
+    /// The next segment to close. One that ended well waits until what is told with it is true: every batch up to
+    /// `durable` is.
+    pub(crate) fn poll_close(&mut self, durable: u64) -> Option<Closing> {
+        let may_close = |segment: &mut Segment| {
+            segment.ending == Ending::Synced && segment.snapshot.as_ref().is_none_or(|told| told.upto <= durable)
+        };
+        if let Some(segment) = self.live.pop_front_if(may_close) {
+            let producers = segment.snapshot.map(|told| told.producers);
+            self.closing.push_back(Closing { segment: segment.id, len: segment.end, producers });
         }
         self.closing.pop_front()
     }

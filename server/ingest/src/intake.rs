@@ -327,7 +327,7 @@ impl Intake {
             // A driver asks first; one that does not loses nothing, it is told to come back.
             Gate::Wait => Some(Code::Overloaded),
             Gate::Open => {
-                self.writer.make_room(len, &self.producers);
+                self.writer.make_room(len, &mut self.producers);
                 None
             }
         };

@@ -35,8 +35,11 @@ pub(crate) struct Producer {
     pub(crate) is_doubtful: bool,
     /// The connection that speaks for it.
     pub(crate) session: Option<SessionId>,
-    /// When it was last used, as a count of uses.
-    used: u64,
+    /// Where it stands, or stood last, among those that may be forgotten: whether anything was taken of it, and when it was
+    /// last used, as a count of uses.
+    place: (bool, u64),
+    /// The last number that is in a sealed batch, and its incarnation; none, before there is one.
+    sealed: Option<(u64, u64)>,
 }
 
 impl Producer {
@@ -47,24 +50,30 @@ impl Producer {
     }
 }
 
-/// The producers that this shard remembers: at most a fixed number, the least recently used forgotten first.
+/// The producers that this shard remembers, at most a fixed number.
 #[derive(Debug)]
 pub(crate) struct Producers {
     table: Vec<Producer>,
     by_name: HashMap<Box<str>, ProducerId>,
-    /// Those without a session, by their last use.
-    idle: BTreeMap<u64, ProducerId>,
+    /// Those without a session, in the order in which they are forgotten: first those of which nothing was ever taken, so
+    /// that names alone push nobody out; among equals the least recently used.
+    idle: BTreeMap<(bool, u64), ProducerId>,
     uses: u64,
     max: usize,
+    /// What this shard stored of those that are at home elsewhere now, for snapshots to tell.
+    away: Vec<ProducerState>,
 }
 
 impl Producers {
-    pub(crate) fn new(max: usize, known: Vec<ProducerState>) -> Producers {
+    pub(crate) fn new(max: usize, known: Vec<ProducerState>, away: Vec<ProducerState>) -> Producers {
         let mut producers =
-            Producers { table: Vec::new(), by_name: HashMap::new(), idle: BTreeMap::new(), uses: 0, max };
+            Producers { table: Vec::new(), by_name: HashMap::new(), idle: BTreeMap::new(), uses: 0, max, away };
         for state in known {
             if let Some((id, _)) = producers.find_or_insert(&state.producer, state.epoch) {
-                (producers[id].is_known, producers[id].last_seq) = (true, state.last_seq);
+                let producer = &mut producers[id];
+                (producer.is_known, producer.last_seq) = (true, state.last_seq);
+                producer.sealed = Some((state.epoch, state.last_seq));
+                producers.let_idle(id);
             }
         }
         producers
@@ -90,9 +99,9 @@ impl Producers {
             first_batch: 0,
             is_doubtful: false,
             session: None,
-            used: self.stamp(),
+            place: (false, 0),
+            sealed: None,
         };
-        let used = producer.used;
         let id = if self.table.len() < self.max {
             let id = ProducerId(u32::try_from(self.table.len()).expect("producers are bounded far below 2^32"));
             self.table.push(producer);
@@ -104,7 +113,7 @@ impl Producers {
             id
         };
         self.by_name.insert(name.into(), id);
-        self.idle.insert(used, id);
+        self.let_idle(id);
         Some((id, false))
     }
 
@@ -113,10 +122,27 @@ impl Producers {
         self.table.len() >= self.max
     }
 
+    /// Lines of the producer up to that one are in a sealed batch.
+    pub(crate) fn handle_sealed(&mut self, id: ProducerId, epoch: u64, upto: u64) {
+        self[id].sealed = Some((epoch, upto));
+    }
+
+    /// How far each of them is in the batches that are sealed, the least recently used first. Nothing that is stored here is
+    /// left out but what was forgotten.
+    pub(crate) fn sealed(&self) -> Vec<ProducerState> {
+        let mut known: Vec<&Producer> = self.table.iter().collect();
+        known.sort_unstable_by_key(|producer| (producer.session.is_some(), producer.place));
+        let states = known.into_iter().filter_map(|producer| {
+            let (epoch, last_seq) = producer.sealed?;
+            Some(ProducerState { producer: producer.name.to_string(), epoch, last_seq })
+        });
+        self.away.iter().cloned().chain(states).collect()
+    }
+
     /// A connection speaks for the producer from now on.
     pub(crate) fn attach(&mut self, id: ProducerId, session: SessionId) {
-        let used = self[id].used;
-        self.idle.remove(&used);
+        let place = self[id].place;
+        self.idle.remove(&place);
         self[id].session = Some(session);
     }
 
@@ -124,15 +150,18 @@ impl Producers {
     pub(crate) fn detach(&mut self, id: ProducerId, session: SessionId) {
         if self[id].session == Some(session) {
             self[id].session = None;
-            let used = self.stamp();
-            self[id].used = used;
-            self.idle.insert(used, id);
+            self.let_idle(id);
         }
     }
 
-    fn stamp(&mut self) -> u64 {
+    /// It was used just now, and may be forgotten in its turn.
+    fn let_idle(&mut self, id: ProducerId) {
+        let old = self[id].place;
+        self.idle.remove(&old);
         self.uses += 1;
-        self.uses
+        let place = (self[id].sealed.is_some() || self[id].last_batch > 0, self.uses);
+        self[id].place = place;
+        self.idle.insert(place, id);
     }
 }
 
@@ -174,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_idle_producer_is_forgotten_first() {
-        let mut producers = Producers::new(2, Vec::new());
+        let mut producers = Producers::new(2, Vec::new(), Vec::new());
         let (a, _) = producers.find_or_insert("a", 1).unwrap();
         let (b, _) = producers.find_or_insert("b", 1).unwrap();
         producers.attach(a, session(1));
@@ -188,8 +217,28 @@ mod tests {
     }
 
     #[test]
+    fn names_of_which_nothing_was_taken_push_nobody_out() {
+        let known = |name: &str| ProducerState { producer: name.into(), epoch: 1, last_seq: 5 };
+        let mut producers = Producers::new(3, vec![known("a"), known("b")], Vec::new());
+        for name in ["c", "d", "e"] {
+            let (id, is_remembered) = producers.find_or_insert(name, 1).unwrap();
+            assert!(!is_remembered);
+            producers.attach(id, session(1));
+            producers.detach(id, session(1));
+        }
+        let names: Vec<String> = producers.sealed().into_iter().map(|state| state.producer).collect();
+        assert_eq!(names, ["a", "b"]);
+        let (c, _) = producers.find_or_insert("c", 1).unwrap();
+        producers[c].last_batch = 1;
+        producers.attach(c, session(1));
+        producers.detach(c, session(1));
+        producers.find_or_insert("f", 1).unwrap();
+        assert!(!producers.find_or_insert("a", 1).unwrap().1, "the oldest goes where all have a history");
+    }
+
+    #[test]
     fn a_session_that_was_replaced_does_not_detach_its_successor() {
-        let mut producers = Producers::new(2, Vec::new());
+        let mut producers = Producers::new(2, Vec::new(), Vec::new());
         let (a, _) = producers.find_or_insert("a", 1).unwrap();
         producers.attach(a, session(1));
         producers.attach(a, session(2));

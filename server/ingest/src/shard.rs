@@ -47,6 +47,9 @@ pub enum Action {
         segment: SegmentId,
         /// Bytes of it that count.
         len: u64,
+        /// Where producers stand at least, by what is durable, nothing in this segment and those before it left out. To be
+        /// kept beside it, so that the next start need not read them. `None` where it did not end well.
+        producers: Option<Vec<ProducerState>>,
     },
     /// Send all of these bytes; then `handle_sent`. One send per session is under way at a time.
     Send(SessionId, Vec<u8>),
@@ -126,8 +129,10 @@ pub struct ShardConfig {
     pub min_level: Severity,
     /// The first segment id that is free.
     pub first_segment: SegmentId,
-    /// What recovery found.
+    /// Producers that are at home here, as recovery found them, the least recently used first.
     pub producers: Vec<ProducerState>,
+    /// Producers that are at home elsewhere, and of which this shard's segments hold something.
+    pub away: Vec<ProducerState>,
     /// `None`: connections are not encrypted.
     pub tls: Option<TlsConfig>,
     /// Bounds.
@@ -175,7 +180,7 @@ impl Shard {
             intake: Intake {
                 min_level: config.min_level,
                 parser: Parser::new(limits.line_len_max, limits.depth_max),
-                producers: Producers::new(limits.producers_max, config.producers.clone()),
+                producers: Producers::new(limits.producers_max, config.producers.clone(), config.away.clone()),
                 writer: Writer::new(limits, config.shard, retain, config.first_segment),
                 tally: Tally::new(),
                 limits: limits.clone(),
@@ -344,7 +349,7 @@ impl Shard {
             if let Some(action) = self.actions.pop_front() {
                 return Some(action);
             }
-            if let Some(action) = self.intake.writer.poll(&self.intake.producers) {
+            if let Some(action) = self.intake.writer.poll(&mut self.intake.producers) {
                 return Some(action);
             }
             // Not before it is polled: the slot must not have its next tenant while the driver holds the last.

@@ -11,7 +11,7 @@
 
 use crate::batch::{Arena, Batch, Run};
 use crate::block::{Block, Records};
-use crate::chain::{Chain, Ending, Next, Room, SegmentId};
+use crate::chain::{Chain, Closing, Ending, Next, Room, SegmentId, Snapshot};
 use crate::limits::Limits;
 use crate::producer::Producers;
 use crate::shard::{Action, Fault, ShardId};
@@ -146,7 +146,7 @@ impl Writer {
     }
 
     /// Seals the open batch if it has no room for `len` more bytes and the newline of an unfinished end.
-    pub(crate) fn make_room(&mut self, len: usize, producers: &Producers) {
+    pub(crate) fn make_room(&mut self, len: usize, producers: &mut Producers) {
         if self.open.as_ref().is_some_and(|open| !open.fits(len + 1, self.limits.batch_len_max)) {
             self.seal(producers);
         }
@@ -263,7 +263,7 @@ impl Writer {
     }
 
     /// What to do next, or `None` until something has happened.
-    pub(crate) fn poll(&mut self, producers: &Producers) -> Option<Action> {
+    pub(crate) fn poll(&mut self, producers: &mut Producers) -> Option<Action> {
         let unplaced = self.open.is_some() || self.issued < self.flights.len();
         if (!self.draining || unplaced)
             && let Some(id) = self.chain.poll_open()
@@ -274,14 +274,17 @@ impl Writer {
             self.seal(producers);
         }
         if !self.broken {
-            if let Some(block) = self.next_write() {
+            if let Some(block) = self.next_write(producers) {
                 return Some(Action::Write(block));
             }
             if let Some(segment) = self.next_sync() {
                 return Some(Action::Sync(segment));
             }
         }
-        self.chain.poll_close().map(|(segment, len)| Action::CloseSegment { segment, len })
+        let Closing { segment, len, producers } = self.chain.poll_close(self.durable)?;
+        // Where batches may be lost that were let go of, only the disk knows where producers stand.
+        let producers = producers.filter(|_| self.doubtful.is_none());
+        Some(Action::CloseSegment { segment, len, producers })
     }
 
     fn should_seal(&self) -> bool {
@@ -299,14 +302,18 @@ impl Writer {
     }
 
     /// Seals the open batch, if there is one. Its description is fixed with this: producers may be forgotten after it.
-    pub(crate) fn seal(&mut self, producers: &Producers) {
+    pub(crate) fn seal(&mut self, producers: &mut Producers) {
         let Some(open) = self.open.take() else { return };
         let number = self.open_number;
         self.open_number += 1;
         let sync_only = open.sync_awaited && !open.write_awaited;
         let Batch { arena, len, rows, crc, mut runs, sessions, .. } = open;
         let block = Block::seal(number, arena, Records { len, rows, crc }, &runs, producers);
-        runs.clear();
+        for run in runs.drain(..) {
+            if let Some(producer) = run.producer {
+                producers.handle_sealed(producer, run.epoch, run.upto);
+            }
+        }
         self.spare_runs.push(runs);
         self.flights.push_back(Flight {
             number,
@@ -319,7 +326,7 @@ impl Writer {
         });
     }
 
-    fn next_write(&mut self) -> Option<Block> {
+    fn next_write(&mut self, producers: &Producers) -> Option<Block> {
         if self.writes >= self.limits.writes_max {
             return None;
         }
@@ -345,6 +352,11 @@ impl Writer {
         }
         if self.draining && self.open.is_none() {
             self.chain.retire_all();
+        }
+        // Taken before the segment may close. It may be ahead of the segment by what is sealed and not placed.
+        let upto = self.open_number - 1;
+        if let Some(retired) = self.chain.without_snapshot() {
+            retired.snapshot = Some(Snapshot { upto, producers: producers.sealed() });
         }
         let (id, offset, line) = self.chain.poll_end()?;
         self.writes += 1;

@@ -366,6 +366,7 @@ impl Maker {
             min_level: Severity::Trace,
             first_segment: SegmentId(first),
             producers: Vec::new(),
+            away: Vec::new(),
             tls: None,
             limits,
         };

@@ -261,7 +261,7 @@ impl Epoll {
                     self.writer.give(Job::Write(block, file));
                 }
                 Action::Sync(segment) => self.writer.give(Job::Sync(segment, self.files.get(segment).clone())),
-                Action::CloseSegment { segment, len } => self.files.close(segment, len),
+                Action::CloseSegment { segment, len, producers } => self.files.close(segment, len, producers),
                 Action::Send(id, buf) => self.send(id, buf, now),
                 Action::Resume(id) => {
                     self.feed_held(id, now);

@@ -392,7 +392,7 @@ impl Uring {
                 Action::Sync(segment) => {
                     self.ring.fdatasync(self.files.get(segment).as_fd(), segment.0);
                 }
-                Action::CloseSegment { segment, len } => self.files.close(segment, len),
+                Action::CloseSegment { segment, len, producers } => self.files.close(segment, len, producers),
                 Action::Send(id, buf) => self.send(id, buf, now),
                 Action::Resume(id) => {
                     self.feed(id, now);

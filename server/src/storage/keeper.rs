@@ -2,7 +2,7 @@
 //! allocation or for the sync of a directory. It does what it is asked, in order, and decides nothing.
 
 use super::{SegmentFile, Store};
-use ringest_ingest::SegmentId;
+use ringest_ingest::{ProducerState, SegmentId};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SendError, Sender};
@@ -35,11 +35,20 @@ enum Job {
         store: Arc<Store>,
         id: SegmentId,
         file: Arc<SegmentFile>,
-        len: u64,
+        ending: Ending,
         done: Closed,
     },
     /// Everything asked before this is done; what comes after is refused.
     Stop,
+}
+
+/// What a segment comes to.
+#[derive(Debug)]
+pub struct Ending {
+    /// Bytes of it that count; 0 removes it.
+    pub len: u64,
+    /// Where producers stand, if it is known and nothing in this segment or before it is left out.
+    pub producers: Option<Vec<ProducerState>>,
 }
 
 impl Keeper {
@@ -82,17 +91,17 @@ impl KeeperHandle {
         self.ask(Job::Open { store, id, len, reply });
     }
 
-    /// Cuts a segment to the `len` bytes that count and closes it, then calls `done` on the keeper's thread.
+    /// Ends a segment as [`Store::close`] does, then calls `done` on the keeper's thread.
     pub fn close(
         &self,
         store: Arc<Store>,
         id: SegmentId,
         file: Arc<SegmentFile>,
-        len: u64,
+        ending: Ending,
         done: impl FnOnce() + Send + 'static,
     ) {
         let done = Box::new(done);
-        self.ask(Job::Close { store, id, file, len, done });
+        self.ask(Job::Close { store, id, file, ending, done });
     }
 
     fn ask(&self, job: Job) {
@@ -106,8 +115,8 @@ fn keep(queue: &Receiver<Job>) {
     for job in queue {
         match job {
             Job::Open { store, id, len, reply } => reply(store.create(id, len)),
-            Job::Close { store, id, file, len, done } => {
-                file.close(&store, id, len);
+            Job::Close { store, id, file, ending, done } => {
+                store.close(&file, id, ending);
                 done();
             }
             Job::Stop => break,

@@ -15,6 +15,11 @@ pub fn segment_name(id: SegmentId) -> String {
     format!("{:020}.ndjson", id.0)
 }
 
+/// `00000000000000000042.producers`: where producers stood when that segment was closed.
+pub fn snapshot_name(id: SegmentId) -> String {
+    format!("{:020}.producers", id.0)
+}
+
 /// The shard that a directory belongs to, if it is one of a shard.
 pub fn shard_of(dir: &Path) -> Option<ShardId> {
     let name = dir.file_name()?.to_str()?;
@@ -27,6 +32,13 @@ pub fn segment_of(path: &Path) -> Option<SegmentId> {
     let name = path.file_name()?.to_str()?;
     let id = SegmentId(name.strip_suffix(".ndjson")?.parse().ok()?);
     (name == segment_name(id)).then_some(id)
+}
+
+/// The segment that a snapshot was taken with, if the file is one.
+pub fn snapshot_of(path: &Path) -> Option<SegmentId> {
+    let name = path.file_name()?.to_str()?;
+    let id = SegmentId(name.strip_suffix(".producers")?.parse().ok()?);
+    (name == snapshot_name(id)).then_some(id)
 }
 
 /// The shard directories of a log directory, in order.
@@ -45,6 +57,14 @@ pub fn shard_dirs(log_dir: &Path) -> io::Result<Vec<(ShardId, PathBuf)>> {
 /// The directory cannot be read.
 pub fn segments(shard_dir: &Path) -> io::Result<Vec<(SegmentId, PathBuf)>> {
     list(shard_dir, segment_of)
+}
+
+/// The snapshots in a shard's directory, oldest first.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn snapshots(shard_dir: &Path) -> io::Result<Vec<(SegmentId, PathBuf)>> {
+    list(shard_dir, snapshot_of)
 }
 
 fn list<T: Ord>(dir: &Path, read: impl Fn(&Path) -> Option<T>) -> io::Result<Vec<(T, PathBuf)>> {

@@ -4,6 +4,7 @@
 //! It adds nothing to a segment and never deletes a byte that could have been acknowledged. It can be killed at any
 //! moment and run again: it comes to the same end.
 
+use super::snapshot::{self, Snapshot};
 use super::survey::{self, Progress, Rest, Segment};
 use super::{at_path, cut, layout, remove_durably, sync_dir};
 use ringest_ingest::{ProducerState, SegmentId, home_shard};
@@ -33,12 +34,16 @@ pub struct ShardRecovery {
     pub next_segment: SegmentId,
     /// The producers that are at home here, the least recently used first.
     pub producers: Vec<ProducerState>,
+    /// Those that are at home elsewhere, as far as this shard stored them when it spoke for them.
+    pub away: Vec<ProducerState>,
 }
 
 /// What was found in a log directory, and what became of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Segments that hold something.
+    /// Segments that a snapshot covers, so that they were not read.
+    pub covered: u64,
+    /// Segments that were read and hold something.
     pub segments: u64,
     /// Records in them.
     pub rows: u64,
@@ -65,7 +70,10 @@ pub fn recover(log_dir: &Path, shards: u16) -> io::Result<Recovery> {
             entry.next_segment = next_segment;
         }
         remove_leftovers(&dir);
-        let survey = survey::survey(&dir)?;
+        let snapshot =
+            snapshot::newest(&dir, &mut recovery.oddities).map_err(|err| at_path(err, "cannot read", &dir))?;
+        let covered = snapshot.as_ref().map(|snapshot| snapshot.segment);
+        let survey = survey::survey_behind(&dir, covered)?;
         for segment in &survey.segments {
             if let Some(named) = segment.shard.filter(|&named| named != shard) {
                 let path = segment.path.display();
@@ -73,7 +81,17 @@ pub fn recover(log_dir: &Path, shards: u16) -> io::Result<Recovery> {
             }
         }
         recovery.settle(&dir, &survey.segments)?;
-        for (name, progress) in survey.producers {
+        recovery.counts.covered += layout::segments(&dir)?.iter().filter(|(id, _)| Some(*id) <= covered).count() as u64;
+        let mut stored = survey.producers;
+        for (segment, state) in snapshot.into_iter().flat_map(Snapshot::into_states) {
+            let ProducerState { producer, epoch, last_seq: upto } = state;
+            stored.entry(producer).or_insert(Progress { epoch, upto, last_seen: segment });
+        }
+        if let Some(entry) = recovery.shards.get_mut(usize::from(shard.0)) {
+            let away = stored.iter().filter(|(name, _)| home_shard(name, shards) != shard);
+            entry.away = away.map(|(name, progress)| progress.of(name)).collect();
+        }
+        for (name, progress) in stored {
             survey::advance(&mut producers, name, progress);
         }
     }
@@ -81,11 +99,17 @@ pub fn recover(log_dir: &Path, shards: u16) -> io::Result<Recovery> {
     Ok(recovery)
 }
 
+impl ShardRecovery {
+    fn empty() -> ShardRecovery {
+        ShardRecovery { next_segment: FIRST_SEGMENT, producers: Vec::new(), away: Vec::new() }
+    }
+}
+
 impl Recovery {
     /// What a server starts from that keeps nothing.
     pub fn empty(shards: u16) -> Recovery {
         Recovery {
-            shards: vec![ShardRecovery { next_segment: FIRST_SEGMENT, producers: Vec::new() }; usize::from(shards)],
+            shards: vec![ShardRecovery::empty(); usize::from(shards)],
             counts: Counts::default(),
             oddities: Vec::new(),
         }
@@ -165,10 +189,10 @@ impl Recovery {
         self.counts.producers = producers.len() as u64;
         let mut known: Vec<_> = producers.into_iter().collect();
         known.sort_by(|(left, a), (right, b)| (a.last_seen, left).cmp(&(b.last_seen, right)));
-        for (producer, Progress { epoch, upto, .. }) in known {
+        for (producer, progress) in known {
             let home = home_shard(&producer, shards);
             if let Some(shard) = self.shards.get_mut(usize::from(home.0)) {
-                shard.producers.push(ProducerState { producer, epoch, last_seq: upto });
+                shard.producers.push(progress.of(&producer));
             }
         }
     }
@@ -176,12 +200,16 @@ impl Recovery {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { segments, rows, producers, truncated_bytes, damaged_ranges } = self;
+        let Counts { covered, segments, rows, producers, truncated_bytes, damaged_ranges } = self;
         write!(
             f,
             "{rows} records in {segments} segments of {producers} producers; \
              {truncated_bytes} bytes of unfinished writes cut off, {damaged_ranges} damaged ranges"
-        )
+        )?;
+        match covered {
+            0 => Ok(()),
+            _ => write!(f, "; {covered} segments covered by a snapshot were not read"),
+        }
     }
 }
 
@@ -189,6 +217,7 @@ impl fmt::Display for Counts {
 fn next_segment(dir: &Path) -> io::Result<SegmentId> {
     let named = |err| at_path(err, "cannot read", dir);
     let last = layout::segments(dir).map_err(named)?.last().map(|(id, _)| id.0);
+    let last = last.max(layout::snapshots(dir).map_err(named)?.last().map(|(id, _)| id.0));
     let mut copied = None;
     if let Ok(entries) = fs::read_dir(dir.join(QUARANTINE)) {
         for entry in entries.flatten() {

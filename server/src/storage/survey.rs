@@ -12,7 +12,7 @@
 
 use super::layout;
 use ringest_ingest::scan::{Item, StoredRun, scan};
-use ringest_ingest::{SegmentId, ShardId};
+use ringest_ingest::{ProducerState, SegmentId, ShardId};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -86,16 +86,35 @@ pub struct Progress {
     pub last_seen: SegmentId,
 }
 
+impl Progress {
+    /// As a shard wants to hear it.
+    pub fn of(self, producer: &str) -> ProducerState {
+        ProducerState { producer: producer.to_owned(), epoch: self.epoch, last_seq: self.upto }
+    }
+}
+
 /// Reads all segments of a shard's directory.
 ///
 /// # Errors
 /// A file cannot be read, or is larger than any segment; the message names it.
 pub fn survey(shard_dir: &Path) -> io::Result<Survey> {
+    survey_behind(shard_dir, None)
+}
+
+/// Reads the segments behind that one. Those up to it were whole when the snapshot with it was taken, so what lies
+/// behind them says nothing of them.
+///
+/// # Errors
+/// As [`survey`].
+pub fn survey_behind(shard_dir: &Path, covered: Option<SegmentId>) -> io::Result<Survey> {
     let mut survey = Survey::default();
     let mut voids = HashMap::new();
     let mut bytes = Vec::new();
     let mut blocks_behind = 0;
     for (id, path) in layout::segments(shard_dir)?.into_iter().rev() {
+        if covered.is_some_and(|covered| id <= covered) {
+            break;
+        }
         let len = match read_segment(&path, &mut bytes) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => continue, // A running server had no use for it.
             read => read?,
@@ -155,17 +174,19 @@ pub fn read_segment(path: &Path, bytes: &mut Vec<u8>) -> io::Result<u64> {
 }
 
 impl Survey {
-    /// Takes over what the segments say of producers.
+    /// Takes over what the segments say of producers, which are here from the newest to the oldest. A number that is lower
+    /// than an older one is no mistake: the producer was forgotten in between, and began again.
     fn fold(&mut self) {
         for segment in &mut self.segments {
             for (name, progress) in std::mem::take(&mut segment.producers) {
-                advance(&mut self.producers, name, progress);
+                self.producers.entry(name).or_insert(progress); // The newest word counts.
             }
         }
     }
 }
 
-/// Notes how far a producer is: a higher epoch replaces a lower one, within an epoch the furthest counts.
+/// Notes how far a producer is, by directories between which there is no order: a higher epoch replaces a lower one,
+/// within an epoch the furthest counts.
 pub fn advance(producers: &mut HashMap<String, Progress>, name: String, told: Progress) {
     let known = producers.entry(name).or_insert(told);
     let last_seen = known.last_seen.max(told.last_seen);
@@ -201,7 +222,7 @@ impl Segment {
         self.runs += 1;
         if !run.producer.is_empty() {
             let progress = Progress { epoch: run.epoch, upto: run.upto, last_seen: self.id };
-            advance(&mut self.producers, run.producer, progress);
+            self.producers.insert(run.producer, progress);
         }
     }
 }

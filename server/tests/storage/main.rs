@@ -4,7 +4,7 @@
 mod writer;
 
 use ringest_ingest::{Fault, Limits, ProducerState, SegmentId, ShardId, home_shard};
-use ringest_server::storage::{DirLock, Keeper, Recovery, Store, fault, is_served, layout, recover};
+use ringest_server::storage::{DirLock, Ending, Keeper, Recovery, Store, fault, is_served, layout, recover};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -151,6 +151,7 @@ fn damage_is_copied_aside_and_what_is_behind_it_still_counts() {
     let path = segment(&dir, 1);
     let at = find(&fs::read(&path).unwrap(), b"record 20\"");
     flip(&path, at);
+    fs::remove_file(shard_dir(&dir).join(layout::snapshot_name(SegmentId(1)))).unwrap(); // Or it would not be read.
     let damaged = fs::read(&path).unwrap();
 
     let all_but_20 = records((1..41).filter(|&number| number != 20));
@@ -294,6 +295,110 @@ fn of_many_producers_the_most_recently_used_come_last() {
 }
 
 #[test]
+fn what_a_snapshot_covers_is_not_read_and_nothing_of_it_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 3);
+    writer.records(1..11);
+    writer.stop();
+    let mut writer = start(&dir);
+    writer.hello("db", 1);
+    writer.records(1..6);
+    drop(writer); // A crash: the second segment has no snapshot.
+
+    let recovery = recovered(&dir);
+    assert_eq!(recovery.producers(), [state("web", 3, 10), state("db", 1, 5)]);
+    assert_eq!((recovery.counts.covered, recovery.counts.segments, recovery.counts.rows), (1, 1, 5));
+
+    // Not even one byte of it: it may be anything, or gone.
+    fs::write(segment(&dir, 1), "anything").unwrap();
+    assert_eq!(recovered(&dir).producers(), [state("web", 3, 10), state("db", 1, 5)]);
+    fs::remove_file(segment(&dir, 1)).unwrap();
+    assert_eq!(recovered(&dir).producers(), [state("web", 3, 10), state("db", 1, 5)]);
+    fs::remove_file(segment(&dir, 2)).unwrap();
+    let recovery = recovered(&dir);
+    assert_eq!(recovery.producers(), [state("web", 3, 10)]);
+    assert_eq!(recovery.shards[0].next_segment, SegmentId(2), "an id that a snapshot names is not given twice");
+}
+
+#[test]
+fn a_snapshot_tells_of_producers_that_have_moved_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = (0..).map(|n| format!("web-{n}")).find(|name| home_shard(name, 2) == ShardId(1)).unwrap();
+    let mut writer = start(&dir);
+    writer.hello(&name, 1);
+    writer.records(1..11);
+    writer.stop();
+    // Of two shards the first one rolls on without it.
+    let recovery = recover(dir.path(), 2).unwrap();
+    assert_eq!(recovery.shards[1].producers, [state(&name, 1, 10)]);
+    let mut writer = Writer::start(dir.path(), 0, &recovery, one_record_per_block());
+    let other = (0..).map(|n| format!("db-{n}")).find(|name| home_shard(name, 2) == ShardId(0)).unwrap();
+    writer.hello(&other, 1);
+    writer.records(1..3);
+    writer.stop();
+    assert_eq!(recover(dir.path(), 2).unwrap().shards[1].producers, [state(&name, 1, 10)]);
+}
+
+#[test]
+fn a_damaged_snapshot_is_told_and_the_segments_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 3);
+    writer.records(1..11);
+    writer.stop();
+    flip(&shard_dir(&dir).join(layout::snapshot_name(SegmentId(1))), 20);
+    let recovery = recovered(&dir);
+    assert_eq!(recovery.producers(), [state("web", 3, 10)]);
+    assert_eq!((recovery.counts.covered, recovery.counts.rows), (0, 10));
+    assert!(recovery.oddities[0].contains("the segments are read instead"), "{:?}", recovery.oddities);
+}
+
+#[test]
+fn a_segment_that_could_not_be_closed_ends_snapshots_until_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), ShardId(0)).unwrap();
+    let close = |id: u64, len: u64| {
+        let file = store.create(SegmentId(id), 1 << 20).unwrap();
+        if len == 0 {
+            fs::remove_file(segment(&dir, id)).unwrap(); // So that it cannot be removed.
+        }
+        store.close(&file, SegmentId(id), Ending { len, producers: Some(vec![state("web", 1, id)]) });
+    };
+    close(1, 100);
+    close(2, 0);
+    close(3, 100);
+    let snapshots = layout::snapshots(&shard_dir(&dir)).unwrap();
+    assert_eq!(snapshots.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_producer_that_was_forgotten_and_began_again_stands_where_its_newest_line_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { producers_max: 1, ..one_record_per_block() };
+    let mut writer = Writer::start(dir.path(), 0, &recovered(&dir), limits.clone());
+    writer.hello("web", 1);
+    writer.records(1..11);
+    drop(writer);
+    // Another one takes its place, so it is not known any more.
+    let mut writer = Writer::start(dir.path(), 0, &recovered(&dir), limits.clone());
+    writer.hello("db", 1);
+    writer.records(1..2);
+    drop(writer);
+    let only = |producer: &str| {
+        let mut recovery = recovered(&dir);
+        recovery.shards[0].producers.retain(|known| known.producer == producer);
+        recovery
+    };
+    let mut writer = Writer::start(dir.path(), 0, &only("db"), Limits { producers_max: 2, ..limits });
+    writer.hello("web", 1);
+    assert!(writer.sent.contains("\"known\":false"), "{}", writer.sent);
+    writer.records(1..4);
+    drop(writer);
+    assert_eq!(recovered(&dir).producers(), [state("db", 1, 1), state("web", 1, 3)], "line 4 is not a repeat");
+}
+
+#[test]
 fn a_file_larger_than_any_segment_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = segment(&dir, 9);
@@ -369,7 +474,7 @@ fn the_keeper_answers_everybody_also_those_who_ask_too_late() {
     }
     for (id, len) in [(1, 0), (2, 100), (3, 4096)] {
         let file = Arc::new(files.recv().unwrap().unwrap());
-        handle.close(store.clone(), SegmentId(id), file, len, || {});
+        handle.close(store.clone(), SegmentId(id), file, Ending { len, producers: None }, || {});
     }
     drop(keeper);
     let lens = [1, 2, 3].map(|id| fs::metadata(segment(&dir, id)).map(|metadata| metadata.len()).ok());
@@ -385,7 +490,7 @@ fn a_store_that_keeps_nothing_takes_everything() {
     let store = Store::nowhere();
     let file = store.create(SegmentId(1), 1 << 40).unwrap();
     file.sync().unwrap();
-    file.close(&store, SegmentId(1), 0);
+    store.close(&file, SegmentId(1), Ending { len: 0, producers: None });
     assert!(file.direct().is_none());
 }
 
@@ -480,6 +585,10 @@ fn state(producer: &str, epoch: u64, last_seq: u64) -> ProducerState {
 
 fn segment(dir: &TempDir, id: u64) -> PathBuf {
     dir.path().join(layout::shard_dir_name(ShardId(0))).join(layout::segment_name(SegmentId(id)))
+}
+
+fn shard_dir(dir: &TempDir) -> PathBuf {
+    dir.path().join(layout::shard_dir_name(ShardId(0)))
 }
 
 fn quarantine(dir: &TempDir) -> Vec<PathBuf> {

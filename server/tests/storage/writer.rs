@@ -1,7 +1,7 @@
 //! A shard that writes real segments to a disk that does as it is told: it may forget writes, tear them, fail a sync.
 
 use ringest_ingest::{Action, Block, Fault, Limits, SegmentId, SessionId, Shard, ShardConfig, ShardId};
-use ringest_server::storage::{Recovery, SegmentFile, Store, fault, layout};
+use ringest_server::storage::{Ending, Recovery, SegmentFile, Store, fault, layout};
 use ringest_wire::{AckLevel, Severity};
 use std::collections::{HashMap, VecDeque};
 use std::fs::OpenOptions;
@@ -57,6 +57,7 @@ impl Writer {
             min_level: Severity::Trace,
             first_segment: recovered.next_segment,
             producers: recovered.producers,
+            away: recovered.away,
             tls: None,
             limits,
         };
@@ -118,10 +119,10 @@ impl Writer {
                     let fails = std::mem::take(&mut self.sync_fails);
                     self.shard.handle_synced(id, if fails { Err(Fault::Broken) } else { Ok(()) }, self.now);
                 }
-                Action::CloseSegment { segment, len } => {
+                Action::CloseSegment { segment, len, producers } => {
                     let file = self.files.remove(&segment).unwrap();
                     if !self.leaves_files_long {
-                        file.close(&self.store, segment, len);
+                        self.store.close(&file, segment, Ending { len, producers });
                     }
                 }
                 Action::Send(id, buf) => {

@@ -5,6 +5,7 @@
 //! What a failed sync did to the file is anybody's guess, and the next one would report success all the same.
 
 use crate::rng::Rng;
+use ringest_ingest::ProducerState;
 use ringest_wire::AckLevel;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +14,8 @@ pub(crate) const SECTOR: usize = 512;
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     pub(crate) files: BTreeMap<u64, File>,
+    /// Where producers stood when that segment was closed.
+    pub(crate) snapshot: Option<(u64, Vec<ProducerState>)>,
     /// Counts changes of sectors.
     version: u64,
 }

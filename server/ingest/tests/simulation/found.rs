@@ -41,6 +41,7 @@ impl Hand {
             min_level: Severity::Info,
             first_segment: SegmentId(1),
             producers: Vec::new(),
+            away: Vec::new(),
             tls: None,
             limits,
         };

@@ -97,6 +97,7 @@ const SOMETIMES: [&str; 40] = [
     "a connection was refused",
     "a crash left records behind",
     "a held connection was resumed",
+    "a snapshot was kept",
     "a producer began a new epoch",
     "a second connection took over",
     "a segment could not be made",

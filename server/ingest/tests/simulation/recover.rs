@@ -179,12 +179,17 @@ pub(crate) fn settle(disk: &mut Disk, survey: &Survey, steps: usize) {
     }
 }
 
-/// How far each producer is, from every directory.
-pub(crate) fn fold<'a>(blocks: impl Iterator<Item = &'a Found>) -> Vec<ProducerState> {
+/// How far each producer is, from every directory: by its snapshots, and by blocks that they do not cover.
+pub(crate) fn fold<'a>(
+    snapshots: impl Iterator<Item = &'a ProducerState>,
+    blocks: impl Iterator<Item = &'a Found>,
+) -> Vec<ProducerState> {
     let mut producers: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for run in blocks.flat_map(|block| &block.runs).filter(|run| !run.producer.is_empty()) {
-        let known = producers.entry(&run.producer).or_default();
-        *known = (*known).max((run.epoch, run.upto));
+    let told = snapshots.map(|state| (state.producer.as_str(), (state.epoch, state.last_seq)));
+    let runs = blocks.flat_map(|block| &block.runs).filter(|run| !run.producer.is_empty());
+    for (producer, progress) in told.chain(runs.map(|run| (run.producer.as_str(), (run.epoch, run.upto)))) {
+        let known = producers.entry(producer).or_default();
+        *known = (*known).max(progress);
     }
     let state = |(producer, (epoch, last_seq)): (&str, (u64, u64))| ProducerState {
         producer: producer.to_owned(),

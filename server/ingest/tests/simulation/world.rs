@@ -179,7 +179,19 @@ impl World {
             self.disks.push(Disk::default());
         }
         let found: Vec<recover::Survey> = self.survey();
-        let known = recover::fold(found.iter().flat_map(|survey| &survey.blocks));
+        let known = recover::fold(std::iter::empty(), found.iter().flat_map(|survey| &survey.blocks));
+        let covered = |disk: &Disk| disk.snapshot.as_ref().map_or(0, |(segment, _)| *segment);
+        let told = self.disks.iter().filter_map(|disk| disk.snapshot.as_ref()).flat_map(|(_, producers)| producers);
+        let uncovered = self
+            .disks
+            .iter()
+            .zip(&found)
+            .flat_map(|(disk, survey)| survey.blocks.iter().filter(move |block| block.segment > covered(disk)));
+        assert_eq!(recover::fold(told, uncovered), known, "I3: a snapshot says what the segments up to it say");
+        let stored_by = |at: usize| {
+            let blocks = found.get(at).into_iter().flat_map(|survey: &recover::Survey| &survey.blocks);
+            recover::fold(std::iter::empty(), blocks)
+        };
         self.nodes = (0..shards)
             .map(|at| {
                 let home = |name: &str| home_shard(name, shards as u16) == ShardId(at as u16);
@@ -192,6 +204,7 @@ impl World {
                     min_level: self.style.min_level,
                     first_segment: SegmentId(last + 1),
                     producers: known.iter().filter(|state| home(&state.producer)).cloned().collect(),
+                    away: stored_by(at).into_iter().filter(|state| !home(&state.producer)).collect(),
                     tls: None,
                     limits: self.limits.clone(),
                 };

@@ -46,6 +46,7 @@ impl House {
             min_level: Severity::Trace,
             first_segment: SegmentId(1),
             producers: Vec::new(),
+            away: Vec::new(),
             tls: None,
             limits,
         };

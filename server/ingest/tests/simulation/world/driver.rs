@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::conn::{At, Witness};
 use crate::disk::State as Piece;
 use memchr::memmem;
-use ringest_ingest::{Action, Block, Fault, PAGE, SegmentId};
+use ringest_ingest::{Action, Block, Fault, PAGE, ProducerState, SegmentId};
 
 impl World {
     pub(super) fn arrive(&mut self, conn: usize) {
@@ -169,7 +169,7 @@ impl World {
                 Action::Open(id) => self.open(at, id),
                 Action::Write(block) => self.write(at, block),
                 Action::Sync(id) => self.sync(at, id),
-                Action::CloseSegment { segment, len } => self.close_segment(at, segment, len),
+                Action::CloseSegment { segment, len, producers } => self.close_segment(at, segment, len, producers),
                 Action::Send(id, buf) => self.send(at, id.token(), buf),
                 Action::Resume(id) => {
                     // It may have been lost since.
@@ -272,7 +272,7 @@ impl World {
         self.saw_if("writes went ahead of a sync", !self.nodes[at].writes.is_empty());
     }
 
-    pub(super) fn close_segment(&mut self, at: usize, id: SegmentId, len: u64) {
+    pub(super) fn close_segment(&mut self, at: usize, id: SegmentId, len: u64, producers: Option<Vec<ProducerState>>) {
         trace!(self, "shard {at}: close {} at {len}", id.0);
         let node = &self.nodes[at];
         let is_busy = node.writes.iter().any(|write| write.block.segment() == id)
@@ -281,6 +281,13 @@ impl World {
         let file = self.disks[at].files.get_mut(&id.0).expect("a segment that is closed was opened");
         assert!(!file.closed, "a segment is closed once");
         file.close(len);
+        self.saw_if("a snapshot was kept", producers.as_ref().is_some_and(|producers| !producers.is_empty()));
+        // It may be lost: then the one before it counts, and the segments behind that.
+        if let Some(producers) = producers
+            && !self.rng.one_in(8)
+        {
+            self.disks[at].snapshot = Some((id.0, producers));
+        }
     }
 
     pub(super) fn send(&mut self, at: usize, token: u64, buf: Vec<u8>) {
