@@ -103,6 +103,7 @@ impl Config {
     /// All of it, for people and scripts.
     pub fn to_json(&self) -> Value {
         let Limits { segment_len, line_len_max, batch_rows, linger, sessions_max, producers_max, .. } = self.limits;
+        let gzip = &self.limits.gzip;
         json!({
             "listen": self.listen.to_string(),
             "backend": self.backend.as_str(),
@@ -118,6 +119,9 @@ impl Config {
             "segment_bytes": segment_len,
             "sessions_per_shard": sessions_max,
             "producers_per_shard": producers_max,
+            "gzip_member_bytes_max": gzip.member_len_max,
+            "gzip_ratio_max": gzip.ratio_max,
+            "gzip_open_members_per_shard": gzip.inflaters_max,
             "batch_memory_per_shard_bytes": self.limits.batch_memory(),
             "drain_deadline_ms": self.drain_deadline.as_millis() as u64,
             "ready_file": self.ready_file,

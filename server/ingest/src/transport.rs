@@ -17,6 +17,7 @@ use std::sync::Arc;
 use tls::Tls;
 
 pub use gzip::GzipLimits;
+pub(crate) use gzip::Unpacker;
 
 /// The encodings of one connection.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ enum Content {
 /// What one step of decoding came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decoded {
-    /// So many plain bytes.
+    /// So many plain bytes. Zero: it was work all the same, and goes on.
     Bytes(usize),
     /// Nothing, until the peer sends more.
     Starved,
@@ -101,11 +102,31 @@ impl Transport {
 
     /// Decodes from the front of `input` until `out` is full or `input` is empty. To be called again while it gives
     /// bytes, because the layers hold some that `out` had no room for.
-    pub(crate) fn decode(&mut self, input: &mut &[u8], out: &mut [u8], limits: &Limits) -> Decoded {
+    pub(crate) fn decode(
+        &mut self,
+        input: &mut &[u8],
+        out: &mut [u8],
+        limits: &Limits,
+        unpacker: &mut Unpacker,
+    ) -> Decoded {
         let Transport { tls, content, .. } = self;
         match tls {
-            None => content.decode(input, out, limits),
-            Some(tls) => tls.decode(input, |plain| content.decode(plain, out, limits)),
+            None => content.decode(input, out, limits, unpacker),
+            Some(tls) => tls.decode(input, |plain| content.decode(plain, out, limits, unpacker)),
+        }
+    }
+
+    /// It comes from another shard, with what that one has lent it.
+    pub(crate) fn join(&mut self, unpacker: &mut Unpacker) {
+        if let Content::Gzip(gzip) = &self.content {
+            gzip.join(unpacker);
+        }
+    }
+
+    /// It ends, or goes to another shard.
+    pub(crate) fn leave(&mut self, unpacker: &mut Unpacker) {
+        if let Content::Gzip(gzip) = &self.content {
+            gzip.leave(unpacker);
         }
     }
 
@@ -133,11 +154,12 @@ impl Transport {
 }
 
 impl Content {
-    fn decode(&mut self, input: &mut &[u8], out: &mut [u8], limits: &Limits) -> Decoded {
+    fn decode(&mut self, input: &mut &[u8], out: &mut [u8], limits: &Limits, unpacker: &mut Unpacker) -> Decoded {
         loop {
             match self {
                 Content::Unknown => match input.split_first() {
                     None => return Decoded::Starved,
+                    Some((&gzip::MAGIC_0, &[gzip::MAGIC_1, ..])) => *self = Content::Gzip(Box::new(Gzip::new())),
                     Some((&gzip::MAGIC_0, behind)) => {
                         *input = behind;
                         *self = Content::Half;
@@ -160,7 +182,7 @@ impl Content {
                     *input = later;
                     return if len > 0 { Decoded::Bytes(len) } else { Decoded::Starved };
                 }
-                Content::Gzip(gzip) => return gzip.decode(input, out, &limits.gzip),
+                Content::Gzip(gzip) => return gzip.decode(input, out, &limits.gzip, unpacker),
             }
         }
     }
