@@ -216,12 +216,8 @@ impl Intake {
         let Mode::Stream(stream) = &mut session.mode else {
             return None;
         };
-        if let (Some(code), None) = (refusal, stream.nacked) {
-            stream.nacked = Some(code);
-            Answer::nack(stream.next_seq, code, reply::RETRY_AFTER_MS).put(&mut session.outbox);
-        }
         let Intake { parser, producers, writer, tally, min_level, .. } = self;
-        let mut place = match stream.nacked {
+        let mut place = match stream.nacked.or(refusal) {
             None => Some(writer.admit(now)),
             Some(_) => None,
         };
@@ -248,6 +244,10 @@ impl Intake {
             }
             received += 1;
             let Some(gather) = &mut gather else {
+                if let (Some(code), None) = (refusal, stream.nacked) {
+                    stream.nacked = Some(code);
+                    Answer::nack(stream.next_seq, code, reply::RETRY_AFTER_MS).put(&mut session.outbox);
+                }
                 tally.rejected[stream.nacked.expect("without a place there is a refusal") as usize] += 1;
                 stream.totals.rejected += 1;
                 continue;

@@ -152,6 +152,8 @@ pub struct Shard {
     called: Option<SessionId>,
     /// Those that said hello and wait for what was sent before.
     joining: Vec<SessionId>,
+    /// One of them may be welcome by now.
+    may_welcome: bool,
     /// Those that belong to another shard.
     moving: VecDeque<(SessionId, ShardId)>,
     woken: Vec<SessionId>,
@@ -192,6 +194,7 @@ impl Shard {
             queue: VecDeque::new(),
             called: None,
             joining: Vec::new(),
+            may_welcome: false,
             moving: VecDeque::new(),
             woken: Vec::new(),
             actions: VecDeque::new(),
@@ -216,21 +219,29 @@ impl Shard {
         Some(self.sessions.insert(Session::new(self.intake.limits.line_len_max, self.config.ack)))
     }
 
-    /// A connection arrived that another shard began with. `None` where there are as many as may be: close it.
-    pub fn handle_handover(&mut self, handover: Handover, now: Instant) -> Option<SessionId> {
-        let id = self.handle_accepted(now)?;
+    /// A connection arrived that another shard began with. It was let in there, so it is here; where there are as many as may
+    /// be, or this shard is stopping, its client is told so.
+    pub fn handle_handover(&mut self, handover: Handover, now: Instant) -> SessionId {
+        self.now = now;
+        let is_full = self.sessions.len() >= self.intake.limits.sessions_max;
+        let id = self.sessions.insert(Session::new(self.intake.limits.line_len_max, self.config.ack));
         let Handover { received, transport } = handover;
         self.with_session(id, |shard, session| {
             session.transport = transport;
             if let Some(transport) = &mut session.transport {
                 transport.join(&mut shard.unpacker);
             }
+            if is_full || shard.is_draining {
+                session.stash = received;
+                let code = if shard.is_draining { Code::ShuttingDown } else { Code::TooManyConnections };
+                return session.go_away(code, reply::message(code));
+            }
             shard.feed(id, session, &received);
             if session.transport.is_some() {
                 shard.decode(id, session, &[]);
             }
         });
-        Some(id)
+        id
     }
 
     /// Whether the session's next chunk, or its end, may be handed over now. After a no, [`Action::Resume`] will say
@@ -339,6 +350,7 @@ impl Shard {
         self.now = now;
         self.is_draining = true;
         self.intake.writer.drain();
+        self.check_stall_later();
         let ids: Vec<SessionId> = self.sessions.ids().collect();
         ids.into_iter().for_each(|id| self.make_ready(id));
     }
@@ -654,6 +666,7 @@ impl Shard {
         session.level = level;
         session.mode = Mode::Joining(Box::new(Stream::new(producer, hello.epoch, hello.resume_from)));
         self.joining.push(id);
+        self.may_welcome = true;
         if let Some(older) = older
             && let Some(other) = self.sessions.get_mut(older)
         {
@@ -664,12 +677,18 @@ impl Shard {
 
     /// Welcomes one session whose producer is settled. Whether there was one.
     fn welcome_settled(&mut self) -> bool {
+        if !self.may_welcome {
+            return false;
+        }
         let settled = self.joining.iter().position(|&id| {
             let session = self.sessions.get(id);
             let named = session.and_then(|session| Some((session.producer()?, session.level)));
             named.is_none_or(|(producer, level)| self.intake.is_settled(producer, level))
         });
-        let Some(at) = settled else { return false };
+        let Some(at) = settled else {
+            self.may_welcome = false;
+            return false;
+        };
         let id = self.joining.swap_remove(at);
         self.with_session(id, |shard, session| shard.welcome(session));
         self.enqueue(id);
@@ -782,7 +801,7 @@ impl Shard {
         }
         if !out.is_empty() {
             session.sending_since = Some(self.now);
-            if matches!(session.mode, Mode::Plain(_)) || session.is_closing {
+            if matches!(session.mode, Mode::Plain(_)) || session.is_closing || self.is_draining {
                 self.check_stall_later();
             }
             self.requeue(id);
@@ -818,9 +837,10 @@ impl Shard {
                 continue;
             };
             // Others are read no further, which harms nobody; of one that ends, everything that comes is dropped, so it
-            // could go on for ever.
+            // could go on for ever, and a server that stops would wait for it.
             let is_plain = matches!(session.mode, Mode::Plain(_));
-            let is_watched = is_plain || (session.is_closing && !matches!(session.mode, Mode::Muted));
+            let must_end = session.is_closing || self.is_draining;
+            let is_watched = is_plain || (must_end && !matches!(session.mode, Mode::Muted));
             let Some(since) = session.sending_since.filter(|_| is_watched) else { continue };
             let at = since + ack_stall;
             if at > now {
@@ -837,7 +857,9 @@ impl Shard {
         }
     }
 
+    /// Something is written or durable that was not: those who wait for it are answered.
     fn wake(&mut self) {
+        self.may_welcome = true;
         while let Some(id) = self.woken.pop() {
             self.make_ready(id);
         }
@@ -873,6 +895,7 @@ impl Shard {
         if let Some(transport) = &mut session.transport {
             transport.leave(&mut self.unpacker);
         }
+        self.intake.writer.forget(id);
         if let Some(producer) = session.producer() {
             self.intake.producers.detach(producer, id);
         }

@@ -204,6 +204,9 @@ impl Writer {
 
     /// The session waits for that batch to be durable, although it added nothing to it.
     pub(crate) fn want_durable(&mut self, number: u64, session: SessionId) {
+        if number <= self.durable {
+            return;
+        }
         self.durable_wanted = self.durable_wanted.max(number);
         if let Some(open) = &mut self.open
             && number == self.open_number
@@ -211,6 +214,11 @@ impl Writer {
             open.sync_awaited = true;
         }
         self.sync_waiters.push((number, session));
+    }
+
+    /// The session is gone and waits for nothing.
+    pub(crate) fn forget(&mut self, session: SessionId) {
+        self.sync_waiters.retain(|(_, waiting)| *waiting != session);
     }
 
     /// The highest batch number for which `level` holds.

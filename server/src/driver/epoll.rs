@@ -169,9 +169,8 @@ impl Epoll {
         while let Some(message) = self.inbox.take() {
             match message {
                 Message::Moved { connection, handover, received } => {
-                    if let Some(id) = self.shard.handle_handover(handover, now) {
-                        self.seat(id, connection, received, now);
-                    }
+                    let id = self.shard.handle_handover(handover, now);
+                    self.seat(id, connection, received, now);
                 }
                 Message::Opened(segment, outcome) => {
                     let outcome = self.files.handle_opened(segment, outcome);

@@ -290,9 +290,8 @@ impl Uring {
     fn obey(&mut self, message: Message, now: Instant) {
         match message {
             Message::Moved { connection, handover, received } => {
-                if let Some(id) = self.shard.handle_handover(handover, now) {
-                    self.seat(id, connection, Some(received), now);
-                }
+                let id = self.shard.handle_handover(handover, now);
+                self.seat(id, connection, Some(received), now);
             }
             Message::Opened(segment, outcome) => {
                 let outcome = self.files.handle_opened(segment, outcome);

@@ -278,7 +278,8 @@ fn walk(id: SegmentId, path: PathBuf, bytes: &[u8]) -> (Segment, Vec<Gap>) {
                 segment.damage.push(from..to);
             }
             Item::Tail { from, is_torn } => {
-                if !segment.is_ended {
+                // Cut off is only what was allocated and not written; without a zero it is an end that was damaged.
+                if !segment.is_ended && bytes[from as usize..].contains(&0) {
                     gaps.push(Gap { from, blocks_before: segment.blocks });
                 }
                 segment.keep = from;

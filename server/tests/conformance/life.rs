@@ -108,7 +108,7 @@ on_each_backend!(a_second_signal_ends_a_drain_that_a_client_holds_up, |setup: Se
 });
 
 on_each_backend!(a_drain_ends_at_its_deadline, |setup: Setup| {
-    let setup = setup.arg("--drain-deadline").arg("1s");
+    let setup = setup.arg("--drain-deadline").arg("300ms");
     let server = setup.start();
     let _stuck = stuck_session(server.addr());
     server.signal("TERM");
@@ -119,6 +119,16 @@ on_each_backend!(a_drain_ends_at_its_deadline, |setup: Setup| {
     let server = setup.start();
     assert_eq!(server.connect().hello(r#""producer":"stuck""#)["last_seq"], 1);
     server.stop();
+    setup.assert_verified();
+});
+
+on_each_backend!(a_session_that_reads_nothing_does_not_hold_a_stop_up, |setup: Setup| {
+    let setup = setup.arg("--drain-deadline").arg("30s");
+    let server = setup.start();
+    let _stuck = stuck_session(server.addr());
+    let ended = server.stop();
+    assert!(ended.took < Duration::from_secs(10), "{:?}", ended.took);
+    assert_eq!(ended.status.code(), Some(0));
     setup.assert_verified();
 });
 

@@ -205,7 +205,8 @@ on_each_backend!(a_protocol_error_ends_the_session_and_says_why, |setup: Setup| 
         (r#"{"$hello":{"v":1,"producer":"a b"}}"#, "letters, digits"),
         (r#"{"$hello":{"v":1,"producer":"p","ack":"forwarded"}}"#, "forwarded"),
         (r#"{"$hello":{"v":1,"producer":"p","surprise":1}}"#, "surprise"),
-        (r#"{"$hello":{"v":1,"producer":"p","resume_from":0}}"#, "start at 1"),
+        (r#"{"$hello":{"v":1,"producer":"p","resume_from":0}}"#, "within 1 and 9223372036854775807"),
+        (r#"{"$hello":{"v":1,"producer":"p","resume_from":9223372036854775808}}"#, "within 1 and 9223372036854775807"),
         (r#"{"$hello":17}"#, "control line"),
         (r#"{"$hello" what"#, "control line"),
     ];

@@ -295,6 +295,25 @@ fn of_many_producers_the_most_recently_used_come_last() {
 }
 
 #[test]
+fn a_damaged_last_line_does_not_cost_the_segment_behind_it() {
+    for damage in ["flipped", "cut"] {
+        let (dir, last) = crash_behind_a_roll();
+        let path = segment(&dir, 1);
+        let len = fs::metadata(&path).unwrap().len();
+        match damage {
+            "flipped" => flip(&path, len as usize - 20),
+            _ => OpenOptions::new().write(true).open(&path).unwrap().set_len(len - 10).unwrap(),
+        }
+        let before = cat(dir.path());
+        fs::remove_file(shard_dir(&dir).join(layout::snapshot_name(SegmentId(1)))).unwrap();
+        recovered(&dir);
+        assert!(segment(&dir, 2).exists(), "{damage}: what follows was acknowledged");
+        assert_eq!(cat(dir.path()), before, "{damage}");
+        assert!(before.ends_with(&record(last)), "{damage}: nothing behind it is missing");
+    }
+}
+
+#[test]
 fn what_a_snapshot_covers_is_not_read_and_nothing_of_it_is_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = start(&dir);
@@ -536,6 +555,19 @@ fn recovered(dir: &TempDir) -> Recovery {
 /// The only shard of a server, started after recovery.
 fn start(dir: &TempDir) -> Writer {
     Writer::start(dir.path(), 0, &recovered(dir), one_record_per_block())
+}
+
+/// A shard that rolled, and stored one block in its second segment before it was killed. The number of the last record.
+fn crash_behind_a_roll() -> (TempDir, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    let mut fed = 0;
+    while !fs::read(segment(&dir, 2)).is_ok_and(|bytes| bytes.starts_with(b"{")) {
+        writer.feed(&records(fed + 1..fed + 81));
+        fed += 80;
+    }
+    (dir, fed)
 }
 
 /// A shard that lost the last block of its first segment, but not the first one of its second. The number of the first

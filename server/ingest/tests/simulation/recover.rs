@@ -150,7 +150,7 @@ fn walk(id: u64, bytes: &[u8]) -> Segment {
                 segment.damage.push((id, from as usize));
             }
             Item::Tail { from, is_torn } => {
-                if !segment.is_ended {
+                if !segment.is_ended && bytes[from as usize..].contains(&0) {
                     segment.gaps.push((from as usize, segment.blocks.len()));
                 }
                 segment.keep = from as usize;

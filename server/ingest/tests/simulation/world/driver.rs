@@ -14,7 +14,7 @@ impl World {
         let (shard, now) = (&mut self.nodes[node].shard, self.base + self.now);
         let accepted = match self.conns[conn].handover.take() {
             None => shard.handle_accepted(now),
-            Some(handover) => shard.handle_handover(handover, now),
+            Some(handover) => Some(shard.handle_handover(handover, now)),
         };
         trace!(self, "conn {conn} arrives at {node}: {accepted:?}");
         let Some(id) = accepted else {
