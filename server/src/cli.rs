@@ -87,6 +87,18 @@ pub struct Args {
     /// Bytes of a receive buffer; each shard has 32 of them.
     #[arg(long, env = "BUFFER_SIZE", value_name = "BYTES", default_value_t = 64 << 10)]
     pub buffer_size: usize,
+    /// Encryption, on the same port as plain text: off, allow (the first byte of a connection decides) or require.
+    #[arg(long, env = "ENABLE_TLS", value_name = "MODE", default_value = "off")]
+    pub tls: String,
+    /// Directory of server.crt (certificate and chain) and server.key, both PEM; read again on SIGHUP.
+    #[arg(long, env = "CERT_DIR", value_name = "DIR", default_value = "./certs")]
+    pub cert_dir: PathBuf,
+    /// Oldest TLS version that is spoken: 1.2 or 1.3.
+    #[arg(long, env = "TLS_MIN", value_name = "VERSION", default_value = "1.3")]
+    pub tls_min: String,
+    /// Clients have to show a certificate that one of these CAs has signed (PEM); read again on SIGHUP.
+    #[arg(long, env = "CLIENT_CA", value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
     /// How long a stop may take before what is left is given up: 10s, 500ms, 2m.
     #[arg(long, env = "DRAIN_DEADLINE", value_name = "TIME", default_value = "10s")]
     pub drain_deadline: String,

@@ -4,6 +4,7 @@
 
 use crate::cli::Args;
 use crate::driver::Backend;
+use crate::tls::{Identity, TlsPlan, TlsVersion};
 use ringest_ingest::Limits;
 use ringest_sys::cpu::{self, CpuList};
 use ringest_sys::ring;
@@ -16,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 /// What a server is to be.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Where it listens.
     pub listen: SocketAddr,
@@ -36,6 +37,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long a drain may take.
     pub drain_deadline: Duration,
+    /// How connections are encrypted: what was asked for, and what was found.
+    pub tls: Option<(TlsPlan, Identity)>,
     /// Written when connections are taken.
     pub ready_file: Option<PathBuf>,
     /// What was decided without being asked for, a sentence each.
@@ -82,7 +85,8 @@ impl Config {
     pub fn resolve(args: &Args, machine: &Machine<'_>) -> Result<Config, Refusal> {
         refuse_what_is_not_offered(machine)?;
         let mut notices = Vec::new();
-        let listen = listen(args, &mut notices)?;
+        let tls = tls(args, &mut notices)?;
+        let listen = listen(args, tls.is_some(), &mut notices)?;
         let ack = ack(args, &mut notices)?;
         let buffer_len = buffer_len(args)?;
         Ok(Config {
@@ -94,6 +98,7 @@ impl Config {
             min_level: args.min_level.parse().map_err(|err| refuse(format!("MIN_LOG_LEVEL: {err}")))?,
             limits: limits(args, buffer_len)?,
             drain_deadline: duration(&args.drain_deadline)?,
+            tls,
             ready_file: args.ready_file.clone(),
             backend: backend(args, machine, &mut notices)?,
             notices,
@@ -124,6 +129,12 @@ impl Config {
             "gzip_open_members_per_shard": gzip.inflaters_max,
             "batch_memory_per_shard_bytes": self.limits.batch_memory(),
             "drain_deadline_ms": self.drain_deadline.as_millis() as u64,
+            "tls": self.tls.as_ref().map(|(plan, _)| json!({
+                "required": plan.is_required,
+                "cert_dir": plan.cert_dir,
+                "oldest": plan.oldest.as_str(),
+                "client_ca": plan.client_ca,
+            })),
             "ready_file": self.ready_file,
             "notices": self.notices,
         })
@@ -141,7 +152,7 @@ fn refuse_what_is_not_offered(machine: &Machine<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn listen(args: &Args, notices: &mut Vec<String>) -> Result<SocketAddr, Refusal> {
+fn listen(args: &Args, is_encrypted: bool, notices: &mut Vec<String>) -> Result<SocketAddr, Refusal> {
     let Args { host, port, .. } = args;
     let bare = host.trim_start_matches('[').trim_end_matches(']'); // [::1] as people write it before a port.
     let mut found = (bare, *port)
@@ -149,12 +160,42 @@ fn listen(args: &Args, notices: &mut Vec<String>) -> Result<SocketAddr, Refusal>
         .map_err(|err| refuse(format!("SERVER_HOST: \"{host}\" is not an address of this machine: {err}")))?;
     let listen = found.next().ok_or_else(|| refuse(format!("SERVER_HOST: \"{host}\" has no address")))?;
     if !listen.ip().is_loopback() {
-        notices.push(format!(
-            "{} can be reached from other machines; this build has neither TLS nor authentication",
-            listen.ip()
-        ));
+        let lack = if is_encrypted { "this build checks no token" } else { "it has neither TLS nor authentication" };
+        notices.push(format!("{} can be reached from other machines; {lack}", listen.ip()));
     }
     Ok(listen)
+}
+
+/// Reads the files, too: a server that cannot encrypt does not start.
+fn tls(args: &Args, notices: &mut Vec<String>) -> Result<Option<(TlsPlan, Identity)>, Refusal> {
+    let is_required = match args.tls.to_ascii_lowercase().as_str() {
+        "off" | "false" | "0" | "no" | "n" | "f" | "" => {
+            let left = args
+                .client_ca
+                .as_ref()
+                .map(|_| "CLIENT_CA is set and ENABLE_TLS=off: nobody is asked for a certificate");
+            notices.extend(left.map(str::to_owned));
+            return Ok(None);
+        }
+        "allow" => false,
+        // The first design knew a boolean, and served nothing but TLS where it was true.
+        "require" | "on" | "true" | "1" | "yes" | "y" | "t" => true,
+        _ => return Err(refuse(format!("ENABLE_TLS: unknown mode \"{}\"; one of off, allow, require", args.tls))),
+    };
+    let oldest = match args.tls_min.as_str() {
+        "1.2" => TlsVersion::V1_2,
+        "1.3" => TlsVersion::V1_3,
+        other => return Err(refuse(format!("TLS_MIN: unknown version \"{other}\"; 1.2 or 1.3"))),
+    };
+    if args.client_ca.is_some() && !is_required {
+        notices.push(
+            "CLIENT_CA with ENABLE_TLS=allow: plain text is still taken from anybody; require would refuse it".into(),
+        );
+    }
+    let plan = TlsPlan { is_required, cert_dir: args.cert_dir.clone(), oldest, client_ca: args.client_ca.clone() };
+    let identity = plan.load().map_err(refuse)?;
+    notices.extend(identity.notices.iter().cloned());
+    Ok(Some((plan, identity)))
 }
 
 fn ack(args: &Args, notices: &mut Vec<String>) -> Result<AckLevel, Refusal> {
@@ -298,8 +339,7 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 /// Names of the first design that mean nothing here yet.
-const NOT_OFFERED: [(&str, &str); 3] =
-    [("ENABLE_TLS", "TLS"), ("ENABLE_UDP", "UDP"), ("CIRCUIT_BREAKER_ENABLED", "the circuit breaker")];
+const NOT_OFFERED: [(&str, &str); 2] = [("ENABLE_UDP", "UDP"), ("CIRCUIT_BREAKER_ENABLED", "the circuit breaker")];
 /// Smaller receive buffers cost more than 2.5 times the CPU.
 const BUFFER_LEN_MIN: usize = 4 << 10;
 /// 32 of these are what one shard is given.
@@ -383,7 +423,7 @@ mod tests {
 
     #[test]
     fn what_this_build_does_not_offer_is_refused_and_not_ignored() {
-        for name in ["ENABLE_TLS", "ENABLE_UDP", "CIRCUIT_BREAKER_ENABLED"] {
+        for name in ["ENABLE_UDP", "CIRCUIT_BREAKER_ENABLED"] {
             for value in ["true", "1", "Yes", "ON"] {
                 let refusal = resolve_on(&[], &[(name, value)], Ok(())).unwrap_err().to_string();
                 assert!(refusal.contains(name) && refusal.contains("not offer"), "{refusal}");

@@ -26,6 +26,8 @@ pub struct Control {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     Signal(Signal),
+    /// Somebody asked to have the files looked at again.
+    Reload,
     /// The thread of that shard has ended.
     Ended(u16),
 }
@@ -89,11 +91,14 @@ impl Control {
         self.ended.clone()
     }
 
-    /// Waits until the workers are to end.
-    pub fn wait(&self) -> Cause {
-        match self.events.recv().expect("the channel is held open by the threads that feed it") {
-            Event::Signal(signal) => Cause::Asked(signal),
-            Event::Ended(shard) => Cause::WorkerEnded(shard),
+    /// Waits until the workers are to end. Meanwhile `reload` is called whenever somebody asks for it.
+    pub fn wait(&self, reload: impl Fn()) -> Cause {
+        loop {
+            match self.events.recv().expect("the channel is held open by the threads that feed it") {
+                Event::Signal(signal) => return Cause::Asked(signal),
+                Event::Reload => reload(),
+                Event::Ended(shard) => return Cause::WorkerEnded(shard),
+            }
         }
     }
 
@@ -123,6 +128,7 @@ impl Control {
         while !running.is_empty() {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Event::Ended(shard)) => outcome.join(running, shard),
+                Ok(Event::Reload) => {} // Nobody new is coming.
                 Ok(Event::Signal(signal)) => {
                     outcome.impatience = Some(signal);
                     return;
@@ -149,23 +155,22 @@ impl Outcome {
     }
 }
 
-/// Passes on the signals that ask for an end.
+/// Passes on what signals ask for.
 fn forward_signals(signals: &Signals, is_attached: bool, events: &Sender<Event>) {
     loop {
-        match signals.wait(None) {
+        let event = match signals.wait(None) {
             // Started from a terminal, a server goes with it; started by a supervisor, it is asked to look at its
-            // files again, and has none to look at.
-            Ok(Some(Signal::Hangup)) if !is_attached => notice!("SIGHUP is ignored: there is nothing to read again"),
-            Ok(Some(signal)) => {
-                if events.send(Event::Signal(signal)).is_err() {
-                    return;
-                }
-            }
-            Ok(None) => {}
+            // files again.
+            Ok(Some(Signal::Hangup)) if !is_attached => Event::Reload,
+            Ok(Some(signal)) => Event::Signal(signal),
+            Ok(None) => continue,
             Err(err) => {
                 notice!("signals cannot be waited for any more: {err}");
                 return;
             }
+        };
+        if events.send(event).is_err() {
+            return;
         }
     }
 }

@@ -11,4 +11,5 @@ pub mod driver;
 pub mod inspect;
 pub mod notice;
 pub mod storage;
+pub mod tls;
 pub mod worker;

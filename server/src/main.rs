@@ -7,7 +7,7 @@ use ringest_server::cli::{Cli, Command};
 use ringest_server::config::{Config, Machine};
 use ringest_server::control::{self, Control, ReadyFile};
 use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
-use ringest_server::worker::{self, WorkerPlan};
+use ringest_server::worker::{self, Worker, WorkerPlan};
 use ringest_server::{inspect, notice};
 use ringest_sys::net;
 use ringest_wire::AckLevel;
@@ -44,6 +44,9 @@ fn print(config: &Config) -> io::Result<ExitCode> {
 
 fn serve(config: &Config) -> io::Result<ExitCode> {
     config.notices.iter().for_each(|sentence| notice!("{sentence}"));
+    if let Some((_, identity)) = &config.tls {
+        notice!("{identity}");
+    }
     let shards = u16::try_from(config.cpus.len()).expect("the number of shards is bounded");
     let (_lock, recovery) = match &config.log_dir {
         Some(dir) => (Some(DirLock::take(dir)?), storage::recover(dir, shards)?),
@@ -60,7 +63,7 @@ fn serve(config: &Config) -> io::Result<ExitCode> {
     let ready = config.ready_file.clone().map(|path| ReadyFile::write(path, bound)).transpose()?;
     notice!("{}", ready_line(config, bound));
 
-    let cause = control.wait();
+    let cause = control.wait(|| reload(config, &workers));
     drop(ready); // From here on no connection is taken.
     notice!("draining, {}", cause);
     let outcome = control.drain(workers, cause, config.drain_deadline);
@@ -78,6 +81,21 @@ fn serve(config: &Config) -> io::Result<ExitCode> {
     }
     // Not by returning: the keeper may be waiting for the same disk as a worker that does not end.
     process::exit(1)
+}
+
+/// Looks at the certificates again. Who is connected goes on with those that it began with.
+fn reload(config: &Config, workers: &[Worker]) {
+    let Some((plan, _)) = &config.tls else {
+        return notice!("SIGHUP is ignored: without TLS there is nothing to read again");
+    };
+    match plan.load() {
+        Ok(identity) => {
+            identity.notices.iter().for_each(|sentence| notice!("{sentence}"));
+            workers.iter().for_each(|worker| worker.set_tls(identity.config.clone()));
+            notice!("read again: {identity}");
+        }
+        Err(reason) => notice!("SIGHUP: what was read before stays in use: {reason}"),
+    }
 }
 
 fn plans(
@@ -104,7 +122,7 @@ fn plans(
                 first_segment: recovered.next_segment,
                 producers: recovered.producers,
                 away: recovered.away,
-                tls: None,
+                tls: config.tls.as_ref().map(|(_, identity)| identity.config.clone()),
                 limits: config.limits.clone(),
             },
             cpu,

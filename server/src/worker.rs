@@ -6,7 +6,7 @@
 use crate::driver::{self, Backend};
 use crate::notice;
 use crate::storage::{Ending, KeeperHandle, SegmentFile, Store, fault};
-use ringest_ingest::{Fault, Handover, ProducerState, SegmentId, Shard, ShardConfig, ShardId, Tally};
+use ringest_ingest::{Fault, Handover, ProducerState, SegmentId, Shard, ShardConfig, ShardId, Tally, TlsConfig};
 use ringest_sys::cpu;
 use ringest_sys::event_fd::EventFd;
 use std::io;
@@ -66,6 +66,8 @@ pub(crate) enum Message {
     Opened(SegmentId, Result<SegmentFile, Fault>),
     /// A segment was closed.
     Closed,
+    /// How connections are encrypted from now on.
+    Tls(TlsConfig),
     /// Settle and end.
     Drain,
     /// End.
@@ -214,6 +216,11 @@ pub fn spawn_all(plans: Vec<WorkerPlan>, ended: mpsc::Sender<u16>) -> io::Result
 }
 
 impl Worker {
+    /// Tells it how connections are encrypted from now on.
+    pub fn set_tls(&self, tls: TlsConfig) {
+        self.letterbox.post(Message::Tls(tls));
+    }
+
     /// Asks it to settle what it has taken and end.
     pub fn drain(&self) {
         self.letterbox.post(Message::Drain);

@@ -344,6 +344,11 @@ impl Shard {
         }
     }
 
+    /// From now on connections are encrypted like this. Those that are there keep what they began with.
+    pub fn handle_tls(&mut self, tls: TlsConfig) {
+        self.config.tls = Some(tls);
+    }
+
     /// Stop: take no more lines, settle those that were taken, tell every client how far it is settled, make all of
     /// it durable and close the segments.
     pub fn handle_drain(&mut self, now: Instant) {
@@ -428,13 +433,16 @@ impl Shard {
             let opening = Opening::of(first);
             session.transport = match (&self.config.tls, opening) {
                 (Some(tls), Opening::Tls) => Transport::encrypted(tls.server.clone()).map(Box::new),
-                (Some(TlsConfig { is_required: true, .. }), _) => {
+                (Some(TlsConfig { is_required: true, .. }), Opening::Text | Opening::MayBeGzip) => {
                     reply::put_error(&mut session.outbox, Code::TlsRequired, 0);
-                    session.is_closing = true;
-                    return;
+                    return self.refuse_opening(session);
+                }
+                (None, Opening::Tls) => {
+                    session.outbox.extend_from_slice(Transport::TLS_REFUSAL);
+                    return self.refuse_opening(session);
                 }
                 (_, Opening::MayBeGzip) => Some(Box::new(Transport::unencrypted())),
-                (_, Opening::Text | Opening::Tls) => None,
+                (_, Opening::Text) => None,
             };
         }
         if session.transport.is_some() {
@@ -444,12 +452,19 @@ impl Shard {
         }
     }
 
+    /// It does not speak what is spoken here, and has been told so.
+    fn refuse_opening(&mut self, session: &mut Session) {
+        self.intake.tally.tls_failures += 1;
+        session.is_closing = true;
+    }
+
     /// Decodes what was left over and `chunk`, as far as there is room for what comes out.
     fn decode(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
         let Some(mut transport) = session.transport.take() else { return };
         let mut plain = std::mem::take(&mut self.decoded);
         let mut rest = transport.take_rest();
         let mut input = chunk;
+        let was_handshaking = transport.is_handshaking();
         if !rest.is_empty() {
             rest.extend_from_slice(chunk);
             input = &rest;
@@ -475,6 +490,7 @@ impl Shard {
                 Decoded::Broken(code) => self.refuse_rest(id, session, code),
             }
         };
+        self.intake.tally.tls_handshakes += u64::from(was_handshaking && !transport.is_handshaking());
         transport.keep_rest(input, is_behind);
         session.transport = Some(transport);
         self.decoded = plain;
@@ -794,10 +810,7 @@ impl Shard {
         if let Some(transport) = &mut session.transport
             && session.sending_since.is_none()
         {
-            if is_done {
-                transport.say_end();
-            }
-            transport.encode(&mut out);
+            transport.encode(&mut out, is_done);
         }
         if !out.is_empty() {
             session.sending_since = Some(self.now);
@@ -899,6 +912,7 @@ impl Shard {
         if let Some(producer) = session.producer() {
             self.intake.producers.detach(producer, id);
         }
+        self.intake.tally.tls_failures += u64::from(session.transport.as_ref().is_some_and(|it| it.has_failed()));
         Some(session)
     }
 }

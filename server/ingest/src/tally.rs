@@ -32,6 +32,11 @@ pub struct Tally {
     pub sessions: u64,
     /// Plain connections that took no reply for too long and are replied to no more.
     pub acks_suppressed: u64,
+    /// TLS handshakes that came to an end.
+    pub tls_handshakes: u64,
+    /// Connections that began a handshake and ended without one, broke the encryption later, asked for TLS where there
+    /// is none, or spoke without it where it is required.
+    pub tls_failures: u64,
 }
 
 impl Tally {
@@ -50,6 +55,8 @@ impl Tally {
             storage_failures: 0,
             sessions: 0,
             acks_suppressed: 0,
+            tls_handshakes: 0,
+            tls_failures: 0,
         }
     }
 

@@ -84,6 +84,19 @@ impl Transport {
         Some(Transport { tls: Some(Box::new(Tls::new(config)?)), ..Transport::unencrypted() })
     }
 
+    /// What is said to a peer that began like TLS where there is none.
+    pub(crate) const TLS_REFUSAL: &'static [u8] = &tls::REFUSAL;
+
+    /// Whether TLS is not yet agreed upon.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+    }
+
+    /// Whether TLS has come to nothing, if the connection ends now.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking() || tls.is_broken())
+    }
+
     /// Whether it holds what has been received and not decoded.
     pub(crate) fn is_behind(&self) -> bool {
         self.is_behind
@@ -138,17 +151,11 @@ impl Transport {
         }
     }
 
-    /// Turns `out` into what has to be sent to say it, and adds what the layers themselves have to say.
-    pub(crate) fn encode(&mut self, out: &mut Vec<u8>) {
+    /// Turns `out` into what has to be sent to say it, and adds what the layers themselves have to say. `is_last`:
+    /// nothing will be said after it.
+    pub(crate) fn encode(&mut self, out: &mut Vec<u8>, is_last: bool) {
         if let Some(tls) = &mut self.tls {
-            tls.encode(out);
-        }
-    }
-
-    /// Nothing more will be said.
-    pub(crate) fn say_end(&mut self) {
-        if let Some(tls) = &mut self.tls {
-            tls.say_end();
+            tls.encode(out, is_last);
         }
     }
 }

@@ -298,6 +298,7 @@ impl Uring {
                 self.shard.handle_opened(segment, outcome, now);
             }
             Message::Closed => self.files.handle_closed(),
+            Message::Tls(tls) => self.shard.handle_tls(tls),
             Message::Drain => {
                 self.is_draining = true;
                 self.accept_at = None;

@@ -13,3 +13,4 @@ mod shards;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;

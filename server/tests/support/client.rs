@@ -1,8 +1,9 @@
 //! A client that sends literal bytes and reads literal lines. It waits for nothing longer than [`PATIENCE`].
 
 use super::lines::json;
+use super::tls::TlsStream;
 use serde_json::Value;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -11,8 +12,53 @@ use std::time::Duration;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Client {
-    stream: TcpStream,
-    reader: BufReader<TcpStream>,
+    wire: Wire,
+    reader: BufReader<Wire>,
+}
+
+/// What a client speaks over.
+enum Wire {
+    Plain(TcpStream),
+    Tls(TlsStream),
+}
+
+impl Wire {
+    fn try_clone(&self) -> Wire {
+        match self {
+            Wire::Plain(stream) => Wire::Plain(stream.try_clone().unwrap()),
+            Wire::Tls(stream) => Wire::Tls(stream.clone()),
+        }
+    }
+
+    /// Says that no more will be sent: where it is encrypted, inside of it.
+    fn half_close(&mut self) {
+        match self {
+            Wire::Plain(stream) => stream.shutdown(Shutdown::Write).unwrap(),
+            Wire::Tls(stream) => stream.say_end().unwrap(),
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.read(buf),
+            Wire::Tls(stream) => stream.read(buf),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.write(buf),
+            Wire::Tls(stream) => stream.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What the acks of a session said together.
@@ -32,16 +78,28 @@ impl Client {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        let reader = BufReader::new(stream.try_clone().unwrap());
-        Client { stream, reader }
+        Client::over(Wire::Plain(stream))
+    }
+
+    /// One that speaks through TLS.
+    pub(crate) fn encrypted(stream: TlsStream) -> Client {
+        Client::over(Wire::Tls(stream))
+    }
+
+    fn over(wire: Wire) -> Client {
+        let reader = BufReader::new(wire.try_clone());
+        Client { wire, reader }
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+        match &self.wire {
+            Wire::Plain(stream) => stream,
+            Wire::Tls(stream) => stream.tcp(),
+        }
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).expect("the server takes what is sent");
+        self.wire.write_all(bytes.as_ref()).expect("the server takes what is sent");
     }
 
     /// Sends a line with its newline.
@@ -79,7 +137,7 @@ impl Client {
 
     /// Says that no more will be sent.
     pub(crate) fn half_close(&mut self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
+        self.wire.half_close();
     }
 
     /// Everything up to the end of the stream, as lines.
@@ -99,10 +157,10 @@ impl Client {
 
     /// Sends all of it while it reads, half-closes, and returns what was said in total.
     pub(crate) fn exchange(mut self, bytes: Vec<u8>) -> Vec<String> {
-        let mut stream = self.stream.try_clone().unwrap();
+        let mut wire = self.wire.try_clone();
         let sender = thread::spawn(move || {
-            stream.write_all(&bytes).expect("the server takes what is sent");
-            stream.shutdown(Shutdown::Write).unwrap();
+            wire.write_all(&bytes).expect("the server takes what is sent");
+            wire.half_close();
         });
         let lines = self.rest();
         sender.join().unwrap();

@@ -8,6 +8,7 @@ pub(crate) mod dice;
 pub(crate) mod disk;
 pub(crate) mod lines;
 pub(crate) mod process;
+pub(crate) mod tls;
 
 use ringest_sys::ring;
 

@@ -80,6 +80,63 @@ fn lines_are_stored_and_answered_inside_tls_however_it_is_cut() {
 }
 
 #[test]
+fn the_last_answer_comes_before_the_last_word() {
+    let (server, client) = configs();
+    let mut house = House::with(|config| config.tls = Some(TlsConfig { server, is_required: true }));
+    let mut peer = Peer::new(&mut house, client);
+    peer.talk(&mut house, usize::MAX >> 1);
+    peer.tls.writer().write_all(lines(0..500).as_bytes()).unwrap();
+    peer.tls.send_close_notify();
+    peer.talk(&mut house, usize::MAX >> 1);
+    let mut text = String::new();
+    peer.tls.reader().read_to_string(&mut text).expect("the end is said, not only done");
+    assert_eq!(text, oks(500));
+    assert!(house.is_closed(peer.id));
+}
+
+#[test]
+fn handshakes_and_their_failures_are_counted() {
+    let (server, client) = configs();
+    let mut house = House::with(|config| config.tls = Some(TlsConfig { server, is_required: true }));
+    let count = |house: &House| (house.shard.tally().tls_handshakes, house.shard.tally().tls_failures);
+    let mut peer = Peer::new(&mut house, client.clone());
+    peer.talk(&mut house, 100);
+    assert_eq!(count(&house), (1, 0));
+    let plain = house.accept();
+    house.send(plain, lines(0..1).as_bytes());
+    let garbage = house.accept();
+    house.send(garbage, b"\x16\x03\x01\x00\x05hello and so on");
+    assert_eq!(count(&house), (1, 2));
+    let half = house.accept();
+    let mut tls = ClientConnection::new(client, ServerName::try_from("localhost").unwrap()).unwrap();
+    let mut out = Vec::new();
+    tls.write_tls(&mut out).unwrap();
+    house.send(half, &out[..out.len() / 2]);
+    assert_eq!(count(&house), (1, 2));
+    house.end(half);
+    assert_eq!(count(&house), (1, 3), "half a handshake is none");
+    house.send(peer.id, b"\x17\x03\x03\x00\x20and what follows is no record of ours");
+    assert!(house.is_closed(peer.id));
+    assert_eq!(count(&house), (1, 4));
+}
+
+#[test]
+fn without_tls_whoever_asks_for_it_gets_an_alert_at_once() {
+    let mut house = House::new();
+    let (_, client) = configs();
+    let mut peer = Peer::new(&mut house, client);
+    let mut out = Vec::new();
+    peer.tls.write_tls(&mut out).unwrap();
+    house.send(peer.id, &out[..1]);
+    assert!(house.is_closed(peer.id), "at its first byte");
+    let mut said = &house.said[&peer.id.token()][..];
+    peer.tls.read_tls(&mut said).unwrap();
+    let error = peer.tls.process_new_packets().unwrap_err();
+    assert_eq!(error, rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure));
+    assert_eq!(house.shard.tally().tls_failures, 1);
+}
+
+#[test]
 fn a_plain_connection_is_refused_where_tls_is_required_and_served_where_it_is_not() {
     let (server, _) = configs();
     for is_required in [true, false] {
