@@ -72,6 +72,9 @@ pub struct Args {
     /// Size of a segment file.
     #[arg(long, env = "SEGMENT_MIB", value_name = "MIB", default_value_t = 128)]
     pub segment_mib: u64,
+    /// How segments are written: none, or gzip with one member per block, so that zcat gives the records.
+    #[arg(long, env = "SEGMENT_COMPRESSION", value_name = "NAME", default_value = "none")]
+    pub segment_compression: String,
     /// Kernel interface: uring, epoll, or auto for uring where it works.
     #[arg(long, env = "BACKEND", value_name = "NAME", default_value = "auto")]
     pub backend: String,

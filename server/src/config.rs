@@ -5,7 +5,7 @@
 use crate::cli::Args;
 use crate::driver::Backend;
 use crate::tls::{Identity, TlsPlan, TlsVersion};
-use ringest_ingest::Limits;
+use ringest_ingest::{Limits, SegmentFormat};
 use ringest_sys::cpu::{self, CpuList};
 use ringest_sys::ring;
 use ringest_wire::{AckLevel, Severity};
@@ -29,6 +29,8 @@ pub struct Config {
     pub buffer_len: usize,
     /// Where segments are kept; none keeps nothing.
     pub log_dir: Option<PathBuf>,
+    /// How they are written.
+    pub segment_format: SegmentFormat,
     /// What an acknowledgement promises where a session does not ask for anything else.
     pub ack: AckLevel,
     /// Records below it are not stored.
@@ -94,6 +96,7 @@ impl Config {
             cpus: cpus(args, machine)?,
             buffer_len,
             log_dir: args.persistence.then(|| args.log_dir.clone()),
+            segment_format: segment_format(args)?,
             ack,
             min_level: args.min_level.parse().map_err(|err| refuse(format!("MIN_LOG_LEVEL: {err}")))?,
             limits: limits(args, buffer_len)?,
@@ -122,12 +125,16 @@ impl Config {
             "batch_flush_ms": linger.as_millis() as u64,
             "max_line_bytes": line_len_max,
             "segment_bytes": segment_len,
+            "segment_compression": match self.segment_format {
+                SegmentFormat::Plain => "none",
+                SegmentFormat::Gzip => "gzip",
+            },
             "sessions_per_shard": sessions_max,
             "producers_per_shard": producers_max,
             "gzip_member_bytes_max": gzip.member_len_max,
             "gzip_ratio_max": gzip.ratio_max,
             "gzip_open_members_per_shard": gzip.inflaters_max,
-            "batch_memory_per_shard_bytes": self.limits.batch_memory(),
+            "batch_memory_per_shard_bytes": self.limits.batch_memory(self.segment_format),
             "drain_deadline_ms": self.drain_deadline.as_millis() as u64,
             "tls": self.tls.as_ref().map(|(plan, _)| json!({
                 "required": plan.is_required,
@@ -214,6 +221,14 @@ fn ack(args: &Args, notices: &mut Vec<String>) -> Result<AckLevel, Refusal> {
             notices.push("nothing is stored (ENABLE_PERSISTENCE=false), so an ack means accepted and no more".into());
             Ok(AckLevel::Accepted)
         }
+    }
+}
+
+fn segment_format(args: &Args) -> Result<SegmentFormat, Refusal> {
+    match args.segment_compression.as_str() {
+        "none" => Ok(SegmentFormat::Plain),
+        "gzip" => Ok(SegmentFormat::Gzip),
+        other => Err(refuse(format!("SEGMENT_COMPRESSION: unknown compression \"{other}\"; one of none, gzip"))),
     }
 }
 
@@ -384,6 +399,7 @@ mod tests {
         assert_eq!((config.backend, config.buffer_len), (Backend::Uring, 65536));
         assert_eq!(config.cpus, [Some(0), Some(1)], "four cores are allowed, two are paid for");
         assert_eq!(config.limits, Limits::default());
+        assert_eq!(config.segment_format, SegmentFormat::Plain);
         assert_eq!(config.log_dir, Some(PathBuf::from("./logs")));
         assert_eq!(config.notices, [""; 0]);
     }
@@ -404,6 +420,7 @@ mod tests {
             (&["--batch-flush-ms", "60001"], "BATCH_FLUSH_MS=60001"),
             (&["--segment-mib", "1"], "SEGMENT_MIB=1: at least"),
             (&["--segment-mib", "5000"], "SEGMENT_MIB=5000"),
+            (&["--segment-compression", "zstd"], "\"zstd\"; one of none, gzip"),
             (&["--shards", "0"], "SHARDS=0"),
             (&["--shards", "5"], "SHARDS=5: each shard has a core of its own, and there are 4 (0-3)"),
             (&["--shards", "2", "--cpus", "3"], "there are 1 (3)"),

@@ -7,8 +7,8 @@ use crate::notice;
 use crate::storage::is_served;
 use crate::storage::layout;
 use crate::storage::survey::{self, Rest, Segment};
-use ringest_ingest::SegmentId;
 use ringest_ingest::scan::{Item, StoredRun, scan};
+use ringest_ingest::{SegmentFormat, SegmentId};
 use std::collections::HashMap;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -76,8 +76,14 @@ pub fn cat(path: &Path) -> io::Result<ExitCode> {
             read_counted(segment, &mut bytes)?;
             for item in scan(&bytes, segment.id) {
                 match item {
-                    Item::Block { records, .. } => out.write_all(records)?,
-                    Item::Damage { from, to } => {
+                    Item::Block { offset, body, .. } => match body.records() {
+                        Some(records) => out.write_all(&records)?,
+                        None => {
+                            let path = segment.path.display();
+                            notice!("{path}: the block at {offset} does not unpack to what it says and is left out");
+                        }
+                    },
+                    Item::Damage { from, to, .. } => {
                         notice!("{}: bytes {from} to {to} are damaged and left out", segment.path.display());
                     }
                     Item::Segment { .. } | Item::End { .. } | Item::Tail { .. } => {}
@@ -121,11 +127,15 @@ impl Stored {
 
     fn file(path: &Path) -> io::Result<Stored> {
         let Some(id) = layout::segment_of(path) else {
-            let example = layout::segment_name(SegmentId(42));
+            let example = layout::segment_name(SegmentId(42), SegmentFormat::Plain);
             let reason = format!("{} is not named like a segment, {example}", path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         };
         let segments = vec![survey::survey_file(id, path.to_owned())?];
+        if segments[0].is_foreign {
+            let reason = format!("{} was compressed, but not by a server: {READ_IT_ELSEWHERE}", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
         let is_served = path.ancestors().nth(2).is_some_and(is_served);
         Ok(Stored { shards: vec![ShardView { label: "-".into(), segments }], is_served })
     }
@@ -134,8 +144,11 @@ impl Stored {
 impl ShardView {
     fn read(dir: &Path) -> io::Result<ShardView> {
         let label = layout::shard_of(dir).map_or("-".into(), |shard| format!("{:02}", shard.0));
-        let segments = survey::survey(dir)?.segments;
-        Ok(ShardView { label, segments })
+        let survey = survey::survey(dir)?;
+        for path in &survey.foreign {
+            notice!("{}: compressed, but not by a server: {READ_IT_ELSEWHERE}", path.display());
+        }
+        Ok(ShardView { label, segments: survey.segments })
     }
 }
 
@@ -196,9 +209,13 @@ impl Findings {
         for item in scan(bytes, segment.id) {
             match item {
                 Item::Segment { .. } | Item::Damage { .. } | Item::Tail { .. } => {}
-                Item::Block { offset, rows, runs, records } => {
+                Item::Block { offset, rows, runs, body, .. } => {
                     self.blocks += 1;
                     segment_rows += u64::from(rows);
+                    let records = body.records().unwrap_or_else(|| {
+                        self.say(segment, format_args!("the block at {offset} does not unpack to what it says"));
+                        Default::default()
+                    });
                     let lines = records.iter().filter(|&&byte| byte == b'\n').count() as u64;
                     if lines != u64::from(rows) || !(records.is_empty() || records.ends_with(b"\n")) {
                         self.say(segment, format_args!("the block at {offset} names {rows} records and has {lines}"));
@@ -275,5 +292,6 @@ fn named(err: io::Error, path: &Path) -> io::Error {
     io::Error::new(err.kind(), format!("cannot read {}: {err}", path.display()))
 }
 
+const READ_IT_ELSEWHERE: &str = "it is left out; read it with zcat";
 /// Bytes gathered for one write to standard output.
 const OUTPUT_LEN: usize = 256 << 10;

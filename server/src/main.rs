@@ -109,7 +109,7 @@ fn plans(
     for (((number, recovered), listener), &cpu) in (0..).zip(recovery.shards).zip(listeners).zip(&config.cpus) {
         let shard = ShardId(number);
         let store = match &config.log_dir {
-            Some(dir) => Store::open(dir, shard)?,
+            Some(dir) => Store::open(dir, shard, config.segment_format)?,
             None => Store::nowhere(),
         };
         plans.push(WorkerPlan {
@@ -122,6 +122,7 @@ fn plans(
                 first_segment: recovered.next_segment,
                 producers: recovered.producers,
                 away: recovered.away,
+                format: config.segment_format,
                 tls: config.tls.as_ref().map(|(_, identity)| identity.config.clone()),
                 limits: config.limits.clone(),
             },

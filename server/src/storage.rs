@@ -15,7 +15,7 @@ pub use keeper::{Ending, Keeper, KeeperHandle};
 pub use recovery::{Counts, Recovery, ShardRecovery, recover};
 
 use crate::notice;
-use ringest_ingest::{Block, Fault, SegmentId, ShardId};
+use ringest_ingest::{Block, Fault, SegmentFormat, SegmentId, ShardId};
 use ringest_sys::file;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -33,6 +33,8 @@ use std::time::Duration;
 pub struct Store {
     /// `None` where nothing is kept.
     dir: Option<PathBuf>,
+    /// How the segments that are made here are written.
+    format: SegmentFormat,
     /// A segment could not be closed, so the next start has to look at all of them. Written and read by the keeper.
     must_be_read: AtomicBool,
 }
@@ -42,15 +44,15 @@ impl Store {
     ///
     /// # Errors
     /// The directory cannot be made or synced; the message names it.
-    pub fn open(log_dir: &Path, shard: ShardId) -> io::Result<Store> {
+    pub fn open(log_dir: &Path, shard: ShardId, format: SegmentFormat) -> io::Result<Store> {
         let dir = log_dir.join(layout::shard_dir_name(shard));
         create_dir(&dir).map_err(|err| at_path(err, "cannot make the directory", &dir))?;
-        Ok(Store { dir: Some(dir), must_be_read: AtomicBool::new(false) })
+        Ok(Store { dir: Some(dir), format, must_be_read: AtomicBool::new(false) })
     }
 
     /// A store that takes everything and keeps nothing.
     pub fn nowhere() -> Store {
-        Store { dir: None, must_be_read: AtomicBool::new(false) }
+        Store { dir: None, format: SegmentFormat::Plain, must_be_read: AtomicBool::new(false) }
     }
 
     /// Makes the segment: `len` bytes allocated, the file and its name durable. After a failure nothing is left of it.
@@ -61,7 +63,7 @@ impl Store {
         let Some(dir) = &self.dir else {
             return Ok(SegmentFile { buffered: File::open(MEMORY_DIR)?, direct: None, keeps: false });
         };
-        let path = dir.join(layout::segment_name(id));
+        let path = dir.join(layout::segment_name(id, self.format));
         let buffered = OpenOptions::new().write(true).create_new(true).open(&path)?;
         let made = make_durable(&buffered, &path, dir, len);
         if made.is_err() {
@@ -77,7 +79,7 @@ impl Store {
         let Some(dir) = self.dir.as_ref().filter(|_| file.keeps) else {
             return;
         };
-        let path = dir.join(layout::segment_name(id));
+        let path = dir.join(layout::segment_name(id, self.format));
         let closed = if ending.len == 0 { remove_durably(&path) } else { cut(&file.buffered, ending.len) };
         if let Err(err) = closed {
             notice!("{} was not closed cleanly: {err}", path.display());

@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod support;
 
-use ringest_ingest::Limits;
+use ringest_ingest::{Limits, SegmentFormat};
 use serde_json::json as value;
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -210,7 +210,7 @@ on_each_backend!(peers_that_never_read_cost_bounded_memory, |setup: Setup| {
     let deaf: Vec<Client> = deaf.into_iter().map(|thread| thread.join().unwrap()).collect();
     assert_eq!(other.ask(record("other", 100)), OK);
     // A batch's memory is taken from the kernel when it is first used: that is start-up, not growth.
-    let batches = (Limits::default().batch_memory() >> 10) as u64;
+    let batches = (Limits::default().batch_memory(SegmentFormat::Plain) >> 10) as u64;
     let grown = server.memory_kib("VmHWM").saturating_sub(before);
     assert!(grown < batches + (16 << 10), "memory grew by {grown} KiB");
     drop(deaf);

@@ -9,7 +9,7 @@ use super::parts::CHUNK_LEN;
 use super::{Allocations, Case, Sample};
 use crate::lines::{Kind, Lines};
 use memchr::{memchr, memrchr};
-use ringest_ingest::{Action, Block, Limits, SegmentId, SessionId, Shard, ShardConfig, ShardId};
+use ringest_ingest::{Action, Block, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId};
 use ringest_sys::clock;
 use ringest_wire::{AckLevel, Severity};
 use std::time::{Duration, Instant};
@@ -151,6 +151,7 @@ impl World {
             first_segment: SegmentId(1),
             producers: Vec::new(),
             away: Vec::new(),
+            format: SegmentFormat::Plain,
             tls: None,
             limits: Limits::default(),
         };

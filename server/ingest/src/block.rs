@@ -8,13 +8,17 @@
 //!
 //! `i` is the segment, `o` the block's own offset in it (a misplaced block is found), `n` rows in `b` bytes, `r` runs of
 //! `[producer, epoch, first seq, last seq, rows]` (an empty producer is plain mode), `c` the CRC-32 of the records, `h`
-//! the CRC-32 of the line before `,"h"`. Blanks between the last brace and the newline pad the line.
+//! the CRC-32 of the line before `,"h"`. Blanks behind the last brace pad the line.
+//!
+//! In a compressed segment a block is one gzip member, which carries that line in its header (see `member`): `b` is still
+//! the length of the records, `z` that of what follows the line, and `c` the CRC-32 of that.
 //!
 //! A block of many records is padded so that its records begin on a page of the file, as they do in memory. Its whole
 //! pages can then bypass the page cache, while its two ends share pages with their neighbours and go through it.
 
 use crate::batch::{Arena, Run};
 use crate::chain::SegmentId;
+use crate::member::{self, Press};
 use crate::producer::Producers;
 use ringest_wire::control::PRODUCER_LEN_MAX;
 use std::io::Write;
@@ -34,7 +38,8 @@ const DESCRIPTION_FIXED_LEN_MAX: usize = 256;
 /// Longest description, without padding.
 pub(crate) const DESCRIPTION_LEN_MAX: usize = RUNS_LEN_MAX + DESCRIPTION_FIXED_LEN_MAX;
 /// Everything that can stand in memory before the records: segment line, description, padding.
-pub(crate) const HEADROOM: usize = (SEGMENT_LINE_LEN_MAX + DESCRIPTION_LEN_MAX + PAGE).next_multiple_of(PAGE);
+pub(crate) const HEADROOM: usize =
+    (SEGMENT_LINE_LEN_MAX + member::FRONT_LEN + DESCRIPTION_LEN_MAX + PAGE).next_multiple_of(PAGE);
 /// What a block can be longer than its records.
 pub(crate) const BLOCK_OVERHEAD_MAX: usize = HEADROOM;
 
@@ -43,9 +48,14 @@ pub(crate) const BLOCK_OVERHEAD_MAX: usize = HEADROOM;
 pub struct Block {
     pub(crate) number: u64,
     pub(crate) arena: Arena,
-    pub(crate) body_len: usize,
+    /// Bytes of records, before they were compressed.
+    pub(crate) records_len: usize,
     pub(crate) rows: u32,
+    /// Bytes behind the description, as they lie on disk.
+    body_len: usize,
+    /// Of these.
     crc: u32,
+    is_packed: bool,
     segment: SegmentId,
     offset: u64,
     start: usize,
@@ -72,8 +82,25 @@ pub struct Parts {
 }
 
 impl Block {
-    /// Seals a batch. The block has no address yet.
-    pub(crate) fn seal(number: u64, mut arena: Arena, records: Records, runs: &[Run], producers: &Producers) -> Block {
+    /// Seals a batch, compressed where there is a press. The block has no address yet.
+    pub(crate) fn seal(
+        number: u64,
+        arena: Arena,
+        records: Records,
+        runs: &[Run],
+        producers: &Producers,
+        press: Option<&mut Press>,
+    ) -> Block {
+        let Records { len: records_len, rows, crc } = records;
+        let is_packed = press.is_some();
+        let (mut arena, body_len, crc) = match press {
+            None => (arena, records_len, crc),
+            Some(press) => {
+                let (arena, len) = press.press(arena, records_len, crc);
+                let crc = libdeflater::crc32(&arena.bytes[arena.body..arena.body + len]);
+                (arena, len, crc)
+            }
+        };
         arena.runs_text.clear();
         for (at, run) in runs.iter().enumerate() {
             let name = run.producer.map_or("", |producer| producers.name(producer));
@@ -83,14 +110,26 @@ impl Block {
                 .expect("writing into memory cannot fail");
         }
         assert!(arena.runs_text.len() <= RUNS_LEN_MAX, "a batch admits no more runs than a block describes");
-        let Records { len: body_len, rows, crc } = records;
-        Block { number, crc, body_len, rows, segment: SegmentId(0), offset: 0, start: arena.body, paged: false, arena }
+        let (segment, offset, start, paged) = (SegmentId(0), 0, arena.body, false);
+        Block { number, arena, records_len, rows, body_len, crc, is_packed, segment, offset, start, paged }
     }
 
     /// A block without records: a line that only the segment needs.
     pub(crate) fn line(segment: SegmentId, offset: u64, line: &[u8]) -> Block {
         let arena = Arena { bytes: line.to_vec(), body: line.len(), runs_text: Vec::new() };
-        Block { number: 0, crc: 0, body_len: 0, rows: 0, segment, offset, start: 0, paged: false, arena }
+        Block {
+            number: 0,
+            arena,
+            records_len: 0,
+            rows: 0,
+            body_len: 0,
+            crc: 0,
+            is_packed: false,
+            segment,
+            offset,
+            start: 0,
+            paged: false,
+        }
     }
 
     /// Gives the block its place: writes the description before the records, behind `segment_line` where this is the
@@ -103,7 +142,8 @@ impl Block {
         let mut text = [0u8; DESCRIPTION_LEN_MAX];
         let len = self.describe(own_offset, &mut text);
 
-        let unpadded = segment_line.len() + len + 1;
+        let around = if self.is_packed { member::FRONT_LEN } else { b"\n".len() };
+        let unpadded = segment_line.len() + len + around;
         let padding = if self.paged {
             let end = offset as usize + unpadded;
             end.next_multiple_of(PAGE) - end
@@ -117,19 +157,28 @@ impl Block {
             at += piece.len();
         };
         put(segment_line);
+        if self.is_packed {
+            put(&member::front(len + padding));
+        }
         put(&text[..len]);
         put(&BLANKS[..padding]);
-        put(b"\n");
+        if !self.is_packed {
+            put(b"\n");
+        }
     }
 
     fn describe(&self, own_offset: u64, text: &mut [u8]) -> usize {
         let room = text.len();
         let mut rest = &mut text[..];
-        let (segment, rows, len, crc) = (self.segment.0, self.rows, self.body_len, self.crc);
+        let (segment, rows, len, crc) = (self.segment.0, self.rows, self.records_len, self.crc);
         let written: Result<(), std::io::Error> = (|| {
             write!(rest, "{{\"$blk\":{{\"i\":{segment},\"o\":{own_offset},\"n\":{rows},\"b\":{len},\"r\":[")?;
             rest.write_all(&self.arena.runs_text)?;
-            write!(rest, "],\"c\":\"{crc:08x}\"")
+            write!(rest, "]")?;
+            if self.is_packed {
+                write!(rest, ",\"z\":{}", self.body_len)?;
+            }
+            write!(rest, ",\"c\":\"{crc:08x}\"")
         })();
         written.expect("the buffer has room for the longest description");
         let covered = room - rest.len();

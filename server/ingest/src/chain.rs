@@ -5,6 +5,7 @@
 //! counts.
 
 use crate::block::{SEGMENT_LINE_LEN_MAX, seal_line};
+use crate::member::SegmentFormat;
 use crate::producer::ProducerState;
 use crate::shard::ShardId;
 use ringest_wire::Code;
@@ -88,6 +89,7 @@ pub(crate) enum Room {
 #[derive(Debug)]
 pub(crate) struct Chain {
     shard: ShardId,
+    format: SegmentFormat,
     segment_len: u64,
     pub(crate) live: VecDeque<Segment>,
     pub(crate) next: Next,
@@ -100,9 +102,10 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    pub(crate) fn new(shard: ShardId, segment_len: u64, first: SegmentId) -> Chain {
+    pub(crate) fn new(shard: ShardId, format: SegmentFormat, segment_len: u64, first: SegmentId) -> Chain {
         Chain {
             shard,
+            format,
             segment_len,
             live: VecDeque::new(),
             next: Next::Absent,
@@ -215,9 +218,8 @@ impl Chain {
         })();
         written.expect("the number of failed segments is bounded");
         let covered = SEGMENT_LINE_LEN_MAX - rest.len();
-        let len = seal_line(&mut text, covered, b"}}\n");
-        text.truncate(len);
-        text
+        let len = seal_line(&mut text, covered, b"}}");
+        self.format.wrap(&text[..len])
     }
 
     /// A sync of that segment succeeded. If its first line told of failed segments, that need not be told again.
@@ -264,13 +266,13 @@ impl Chain {
         write!(rest, "{{\"$end\":{{\"rows\":{},\"bytes\":{}", segment.rows, segment.end)
             .expect("the buffer has room for the longest end line");
         let covered = END_LINE_LEN_MAX as usize - rest.len();
-        let len = seal_line(&mut text, covered, b"}}\n");
-        text.truncate(len);
+        let len = seal_line(&mut text, covered, b"}}");
+        let line = self.format.wrap(&text[..len]);
         let offset = segment.end;
-        segment.end += len as u64;
+        segment.end += line.len() as u64;
         segment.ending = Ending::Writing;
         segment.writes += 1;
-        Some((segment.id, offset, text))
+        Some((segment.id, offset, line))
     }
 
     /// The segment that was retired and has no snapshot yet.
@@ -299,5 +301,5 @@ impl Chain {
 
 /// How many failed segments one segment line can name.
 const VOIDS_MAX: usize = 32;
-/// Longest `$end` line; every segment keeps this much free.
+/// Longest `$end` line, wrapped; every segment keeps this much free.
 const END_LINE_LEN_MAX: u64 = 128;

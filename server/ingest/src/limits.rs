@@ -1,6 +1,7 @@
 //! Every bound of a shard, in one place, with the relations among them.
 
 use crate::block::{BLOCK_OVERHEAD_MAX, HEADROOM, PAGE};
+use crate::member::{SegmentFormat, packed_len_max};
 use crate::shard::HELLO_LEN_MAX;
 use crate::transport::GzipLimits;
 use std::time::Duration;
@@ -132,14 +133,18 @@ impl Limits {
         ((self.batches + 1) * self.block_len_max()) as u64
     }
 
-    /// The longest block: records, description, padding.
+    /// The longest block: records, compressed or not, description, padding.
     pub(crate) fn block_len_max(&self) -> usize {
-        self.batch_len_max + BLOCK_OVERHEAD_MAX
+        packed_len_max(self.batch_len_max) + BLOCK_OVERHEAD_MAX
     }
 
-    /// Memory of one shard's batches, in bytes.
-    pub fn batch_memory(&self) -> usize {
-        self.batches * (HEADROOM + self.batch_len_max + PAGE)
+    /// Memory of one shard's batches, in bytes, where segments are written like that.
+    pub fn batch_memory(&self, format: SegmentFormat) -> usize {
+        match format {
+            SegmentFormat::Plain => self.batches * (HEADROOM + self.batch_len_max + PAGE),
+            // One more, to compress into.
+            SegmentFormat::Gzip => (self.batches + 1) * (HEADROOM + packed_len_max(self.batch_len_max) + PAGE),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::block::Block;
 use crate::chain::SegmentId;
 use crate::intake::{Intake, Source};
 use crate::limits::Limits;
+use crate::member::SegmentFormat;
 use crate::parse::Parser;
 use crate::producer::{ProducerState, Producers, home_shard};
 use crate::session::{Budget, Mode, Replies, Session, Stream};
@@ -133,6 +134,8 @@ pub struct ShardConfig {
     pub producers: Vec<ProducerState>,
     /// Producers that are at home elsewhere, and of which this shard's segments hold something.
     pub away: Vec<ProducerState>,
+    /// How segments are written. Those that are there are read whatever they are.
+    pub format: SegmentFormat,
     /// `None`: connections are not encrypted.
     pub tls: Option<TlsConfig>,
     /// Bounds.
@@ -184,7 +187,7 @@ impl Shard {
                 min_level: config.min_level,
                 parser: Parser::new(limits.line_len_max, limits.depth_max),
                 producers: Producers::new(limits.producers_max, config.producers.clone(), config.away.clone()),
-                writer: Writer::new(limits, config.shard, retain, config.first_segment),
+                writer: Writer::new(limits, config.shard, retain, config.format, config.first_segment),
                 tally: Tally::new(),
                 limits: limits.clone(),
                 refusal: None,

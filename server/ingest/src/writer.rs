@@ -13,6 +13,7 @@ use crate::batch::{Arena, Batch, Run};
 use crate::block::{Block, Records};
 use crate::chain::{Chain, Closing, Ending, Next, Room, SegmentId, Snapshot};
 use crate::limits::Limits;
+use crate::member::{Press, SegmentFormat, packed_len_max};
 use crate::producer::Producers;
 use crate::shard::{Action, Fault, ShardId};
 use crate::slab::SessionId;
@@ -32,12 +33,13 @@ pub(crate) enum Gate {
     Refuse(Code),
 }
 
-#[derive(Debug)]
 pub(crate) struct Writer {
     limits: Limits,
     /// Blocks stay in memory until they are synced, so that a failed sync loses nothing.
     retain: bool,
     spares: Vec<Arena>,
+    /// Where segments are compressed.
+    press: Option<Press>,
     spare_runs: Vec<Vec<Run>>,
     spare_sessions: Vec<Vec<SessionId>>,
     open: Option<Batch>,
@@ -94,11 +96,22 @@ struct Flight {
 }
 
 impl Writer {
-    pub(crate) fn new(limits: &Limits, shard: ShardId, retain: bool, first: SegmentId) -> Writer {
+    pub(crate) fn new(
+        limits: &Limits,
+        shard: ShardId,
+        retain: bool,
+        format: SegmentFormat,
+        first: SegmentId,
+    ) -> Writer {
         let batches = limits.batches;
+        let (press, body_len_max) = match format {
+            SegmentFormat::Plain => (None, limits.batch_len_max),
+            SegmentFormat::Gzip => (Some(Press::new(limits.batch_len_max)), packed_len_max(limits.batch_len_max)),
+        };
         Writer {
             retain,
-            spares: (0..batches).map(|_| Arena::new(limits.batch_len_max)).collect(),
+            spares: (0..batches).map(|_| Arena::new(body_len_max)).collect(),
+            press,
             spare_runs: (0..batches).map(|_| Vec::with_capacity(64)).collect(),
             spare_sessions: (0..batches).map(|_| Vec::with_capacity(64)).collect(),
             open: None,
@@ -113,7 +126,7 @@ impl Writer {
             sync_waiters: Vec::new(),
             writes: 0,
             syncing: None,
-            chain: Chain::new(shard, limits.segment_len, first),
+            chain: Chain::new(shard, format, limits.segment_len, first),
             broken: false,
             failures: 0,
             draining: false,
@@ -316,7 +329,7 @@ impl Writer {
         self.open_number += 1;
         let sync_only = open.sync_awaited && !open.write_awaited;
         let Batch { arena, len, rows, crc, mut runs, sessions, .. } = open;
-        let block = Block::seal(number, arena, Records { len, rows, crc }, &runs, producers);
+        let block = Block::seal(number, arena, Records { len, rows, crc }, &runs, producers, self.press.as_mut());
         for run in runs.drain(..) {
             if let Some(producer) = run.producer {
                 producers.handle_sealed(producer, run.epoch, run.upto);
@@ -494,7 +507,7 @@ impl Writer {
                 self.rows_in_flight -= u64::from(flight.rows);
                 tally.stored += u64::from(flight.rows);
                 tally.blocks += 1;
-                tally.stored_bytes += flight.block.as_ref().map_or(0, |block| block.body_len as u64);
+                tally.stored_bytes += flight.block.as_ref().map_or(0, |block| block.records_len as u64);
             }
             if !flight.sync_only {
                 woken.extend_from_slice(&flight.sessions);

@@ -1,6 +1,6 @@
 //! Where things are in a log directory: names made and names read. It opens no file.
 
-use ringest_ingest::{SegmentId, ShardId};
+use ringest_ingest::{SegmentFormat, SegmentId, ShardId};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,16 @@ pub fn shard_dir_name(shard: ShardId) -> String {
     format!("shard-{:02}", shard.0)
 }
 
-/// `00000000000000000042.ndjson`.
-pub fn segment_name(id: SegmentId) -> String {
-    format!("{:020}.ndjson", id.0)
+/// `00000000000000000042.ndjson`, or `00000000000000000042.ndjson.gz` where it is compressed.
+pub fn segment_name(id: SegmentId, format: SegmentFormat) -> String {
+    format!("{:020}{}", id.0, extension(format))
+}
+
+fn extension(format: SegmentFormat) -> &'static str {
+    match format {
+        SegmentFormat::Plain => ".ndjson",
+        SegmentFormat::Gzip => ".ndjson.gz",
+    }
 }
 
 /// `00000000000000000042.producers`: where producers stood when that segment was closed.
@@ -30,8 +37,10 @@ pub fn shard_of(dir: &Path) -> Option<ShardId> {
 /// The segment that a file holds, if it is one.
 pub fn segment_of(path: &Path) -> Option<SegmentId> {
     let name = path.file_name()?.to_str()?;
-    let id = SegmentId(name.strip_suffix(".ndjson")?.parse().ok()?);
-    (name == segment_name(id)).then_some(id)
+    [SegmentFormat::Plain, SegmentFormat::Gzip].into_iter().find_map(|format| {
+        let id = SegmentId(name.strip_suffix(extension(format))?.parse().ok()?);
+        (name == segment_name(id, format)).then_some(id)
+    })
 }
 
 /// The segment that a snapshot was taken with, if the file is one.
@@ -51,7 +60,7 @@ pub fn shard_dirs(log_dir: &Path) -> io::Result<Vec<(ShardId, PathBuf)>> {
     Ok(dirs)
 }
 
-/// The segments of a shard's directory, oldest first.
+/// The segments of a shard's directory, oldest first, compressed or not.
 ///
 /// # Errors
 /// The directory cannot be read.

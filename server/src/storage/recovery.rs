@@ -80,6 +80,9 @@ pub fn recover(log_dir: &Path, shards: u16) -> io::Result<Recovery> {
                 recovery.oddities.push(format!("{path}: written by shard {}, not by this one", named.0));
             }
         }
+        for path in &survey.foreign {
+            recovery.oddities.push(format!("{}: compressed, but not by a server; it is left alone", path.display()));
+        }
         recovery.settle(&dir, &survey.segments)?;
         recovery.counts.covered += layout::segments(&dir)?.iter().filter(|(id, _)| Some(*id) <= covered).count() as u64;
         let mut stored = survey.producers;

@@ -11,7 +11,7 @@
 //!   whole: it is damage, and what lies behind it counts.
 
 use super::layout;
-use ringest_ingest::scan::{Item, StoredRun, scan};
+use ringest_ingest::scan::{self, Item, StoredRun, scan};
 use ringest_ingest::{ProducerState, SegmentId, ShardId};
 use std::collections::HashMap;
 use std::fs::File;
@@ -26,6 +26,8 @@ pub struct Survey {
     pub segments: Vec<Segment>,
     /// How far each producer's stream is stored here, by name.
     pub producers: HashMap<String, Progress>,
+    /// Files that are named like segments and were compressed by somebody else. Nothing is known of what they hold.
+    pub foreign: Vec<PathBuf>,
 }
 
 /// One segment, as far as it is to be believed.
@@ -53,6 +55,8 @@ pub struct Segment {
     pub damage: Vec<Range<u64>>,
     /// What lies behind the bytes that count.
     pub rest: Rest,
+    /// It is no segment, but something that gzip made.
+    pub is_foreign: bool,
     voids: Vec<(SegmentId, u64)>,
     producers: HashMap<String, Progress>,
 }
@@ -123,6 +127,10 @@ pub fn survey_behind(shard_dir: &Path, covered: Option<SegmentId>) -> io::Result
         let counted = &bytes[..void.unwrap_or(len) as usize];
 
         let (mut segment, gaps) = walk(id, path, counted);
+        if segment.is_foreign {
+            survey.foreign.push(segment.path);
+            continue;
+        }
         segment.len = len;
         for &(void, len) in &segment.voids {
             voids.entry(void).or_insert(len); // The newest word counts.
@@ -255,6 +263,7 @@ fn walk(id: SegmentId, path: PathBuf, bytes: &[u8]) -> (Segment, Vec<Gap>) {
         is_ended: false,
         damage: Vec::new(),
         rest: Rest::Nothing,
+        is_foreign: false,
         voids: Vec::new(),
         producers: HashMap::new(),
     };
@@ -270,9 +279,8 @@ fn walk(id: SegmentId, path: PathBuf, bytes: &[u8]) -> (Segment, Vec<Gap>) {
                 runs.into_iter().for_each(|run| segment.note(run));
             }
             Item::End { .. } => segment.is_ended = true,
-            Item::Damage { from, to } => {
-                // No line that was ever written has a zero byte in it.
-                if bytes[from as usize..to as usize].contains(&0) {
+            Item::Damage { from, to, is_unwritten } => {
+                if is_unwritten {
                     gaps.push(Gap { from, blocks_before: segment.blocks });
                 }
                 segment.damage.push(from..to);
@@ -287,6 +295,7 @@ fn walk(id: SegmentId, path: PathBuf, bytes: &[u8]) -> (Segment, Vec<Gap>) {
             }
         }
     }
+    segment.is_foreign = segment.is_empty() && segment.shard.is_none() && scan::is_foreign(bytes);
     (segment, gaps)
 }
 

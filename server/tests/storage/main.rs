@@ -1,9 +1,10 @@
 //! What recovery makes of the directories that crashes leave behind, and what `inspect`, `verify` and `cat` see there.
 //! The segments are written by a real shard; the disk under it forgets, tears and fails as a test tells it to.
 
+mod compressed;
 mod writer;
 
-use ringest_ingest::{Fault, Limits, ProducerState, SegmentId, ShardId, home_shard};
+use ringest_ingest::{Fault, Limits, ProducerState, SegmentFormat, SegmentId, ShardId, home_shard};
 use ringest_server::storage::{DirLock, Ending, Keeper, Recovery, Store, fault, is_served, layout, recover};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -376,7 +377,7 @@ fn a_damaged_snapshot_is_told_and_the_segments_are_read() {
 #[test]
 fn a_segment_that_could_not_be_closed_ends_snapshots_until_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), ShardId(0)).unwrap();
+    let store = Store::open(dir.path(), ShardId(0), SegmentFormat::Plain).unwrap();
     let close = |id: u64, len: u64| {
         let file = store.create(SegmentId(id), 1 << 20).unwrap();
         if len == 0 {
@@ -443,7 +444,7 @@ fn a_second_server_on_the_same_directory_is_refused_by_the_directorys_name() {
 #[test]
 fn a_segment_that_exists_is_never_written_over() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), ShardId(0)).unwrap();
+    let store = Store::open(dir.path(), ShardId(0), SegmentFormat::Plain).unwrap();
     fs::write(segment(&dir, 1), b"precious").unwrap();
     let err = store.create(SegmentId(1), 4096).unwrap_err();
     assert_eq!((err.kind(), fault(&err)), (io::ErrorKind::AlreadyExists, Fault::Broken));
@@ -453,7 +454,7 @@ fn a_segment_that_exists_is_never_written_over() {
 #[test]
 fn a_full_disk_leaves_nothing_of_a_segment_and_stops_no_recovery() {
     let Some(disk) = SmallDisk::mount(2 << 20) else { return };
-    let store = Store::open(disk.path(), ShardId(0)).unwrap();
+    let store = Store::open(disk.path(), ShardId(0), SegmentFormat::Plain).unwrap();
     let err = store.create(SegmentId(1), 64 << 20).unwrap_err();
     assert_eq!(fault(&err), Fault::Full, "{err}");
     assert_eq!(layout::segments(&disk.path().join("shard-00")).unwrap(), []);
@@ -469,7 +470,7 @@ fn a_full_disk_leaves_nothing_of_a_segment_and_stops_no_recovery() {
     let mut bytes = fs::read(segment(&dir, 1)).unwrap();
     let at = find(&bytes, b"record 5\"");
     bytes[at] ^= 1;
-    let torn = disk.path().join("shard-00").join(layout::segment_name(SegmentId(1)));
+    let torn = disk.path().join("shard-00").join(layout::segment_name(SegmentId(1), SegmentFormat::Plain));
     fs::write(&torn, &bytes).unwrap();
     disk.fill();
 
@@ -483,7 +484,7 @@ fn a_full_disk_leaves_nothing_of_a_segment_and_stops_no_recovery() {
 #[test]
 fn the_keeper_answers_everybody_also_those_who_ask_too_late() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Store::open(dir.path(), ShardId(0)).unwrap());
+    let store = Arc::new(Store::open(dir.path(), ShardId(0), SegmentFormat::Plain).unwrap());
     let keeper = Keeper::spawn().unwrap();
     let handle = keeper.handle();
     let (opened, files) = mpsc::channel();
@@ -545,6 +546,28 @@ fn inspect_takes_a_log_directory_a_shards_and_a_single_file() {
     let output = run("inspect", empty.path());
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("shard-NN"));
+}
+
+#[test]
+fn a_segment_that_somebody_compressed_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..11);
+    writer.stop();
+    assert!(Command::new("gzip").arg(segment(&dir, 1)).status().unwrap().success());
+    let before = files(dir.path());
+
+    let recovery = recovered(&dir);
+    assert_eq!(recovery.shards[0].next_segment, SegmentId(2), "its id is not given again");
+    fs::remove_file(shard_dir(&dir).join(layout::snapshot_name(SegmentId(1)))).unwrap(); // Or it would not be read.
+    let recovery = recover(dir.path(), 1).unwrap();
+    assert!(recovery.oddities[0].contains("left alone"), "{:?}", recovery.oddities);
+    let compressed = before.keys().find(|path| path.extension().is_some_and(|name| name == "gz")).unwrap();
+    assert_eq!(fs::read(compressed).unwrap(), before[compressed]);
+    assert_eq!(cat(dir.path()), "");
+    let refused = run("cat", compressed);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("zcat"), "{refused:?}");
 }
 
 /// What a server of one shard recovers there.
@@ -616,7 +639,7 @@ fn state(producer: &str, epoch: u64, last_seq: u64) -> ProducerState {
 }
 
 fn segment(dir: &TempDir, id: u64) -> PathBuf {
-    dir.path().join(layout::shard_dir_name(ShardId(0))).join(layout::segment_name(SegmentId(id)))
+    dir.path().join(layout::shard_dir_name(ShardId(0))).join(layout::segment_name(SegmentId(id), SegmentFormat::Plain))
 }
 
 fn shard_dir(dir: &TempDir) -> PathBuf {

@@ -1,6 +1,6 @@
 //! A shard that writes real segments to a disk that does as it is told: it may forget writes, tear them, fail a sync.
 
-use ringest_ingest::{Action, Block, Fault, Limits, SegmentId, SessionId, Shard, ShardConfig, ShardId};
+use ringest_ingest::{Action, Block, Fault, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId};
 use ringest_server::storage::{Ending, Recovery, SegmentFile, Store, fault, layout};
 use ringest_wire::{AckLevel, Severity};
 use std::collections::{HashMap, VecDeque};
@@ -14,6 +14,7 @@ use std::time::Instant;
 pub(crate) struct Writer {
     shard: Shard,
     store: Store,
+    format: SegmentFormat,
     dir: PathBuf,
     segment_len: u64,
     files: HashMap<SegmentId, SegmentFile>,
@@ -45,6 +46,17 @@ pub(crate) enum Fate {
 impl Writer {
     /// Starts a shard from what was recovered.
     pub(crate) fn start(log_dir: &Path, shard: u16, recovery: &Recovery, limits: Limits) -> Writer {
+        Writer::start_as(SegmentFormat::Plain, log_dir, shard, recovery, limits)
+    }
+
+    /// Starts a shard that writes its segments like that.
+    pub(crate) fn start_as(
+        format: SegmentFormat,
+        log_dir: &Path,
+        shard: u16,
+        recovery: &Recovery,
+        limits: Limits,
+    ) -> Writer {
         let now = Instant::now();
         let recovered = recovery.shards[usize::from(shard)].clone();
         let shard = ShardId(shard);
@@ -58,6 +70,7 @@ impl Writer {
             first_segment: recovered.next_segment,
             producers: recovered.producers,
             away: recovered.away,
+            format,
             tls: None,
             limits,
         };
@@ -65,7 +78,8 @@ impl Writer {
         let mut writer = Writer {
             session: state.handle_accepted(now).unwrap(),
             shard: state,
-            store: Store::open(log_dir, shard).unwrap(),
+            store: Store::open(log_dir, shard, format).unwrap(),
+            format,
             dir: log_dir.join(layout::shard_dir_name(shard)),
             segment_len,
             files: HashMap::new(),
@@ -143,7 +157,7 @@ impl Writer {
             }
             Fate::Lost => self.unwritten.push(block),
             Fate::Torn(len) => {
-                let path = self.dir.join(layout::segment_name(block.segment()));
+                let path = self.dir.join(layout::segment_name(block.segment(), self.format));
                 let disk = OpenOptions::new().write(true).open(path).unwrap();
                 disk.write_all_at(&block.bytes()[..len], block.offset()).unwrap();
                 self.unwritten.push(block);

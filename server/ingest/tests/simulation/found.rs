@@ -1,6 +1,8 @@
 //! What the simulation found, each as a world that is small enough to read.
 
-use ringest_ingest::{Action, Block, Fault, Limits, PAGE, SegmentId, SessionId, Shard, ShardConfig, ShardId};
+use ringest_ingest::{
+    Action, Block, Fault, Limits, PAGE, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId,
+};
 use ringest_wire::{AckLevel, Severity, reply};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -42,6 +44,7 @@ impl Hand {
             first_segment: SegmentId(1),
             producers: Vec::new(),
             away: Vec::new(),
+            format: SegmentFormat::Plain,
             tls: None,
             limits,
         };

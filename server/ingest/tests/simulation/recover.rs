@@ -131,20 +131,19 @@ fn walk(id: u64, bytes: &[u8]) -> Segment {
     for item in scan(bytes, SegmentId(id)) {
         match item {
             Item::Segment { voids, .. } => segment.voids = voids,
-            Item::Block { offset, rows, runs, records } => {
-                let end = records.as_ptr() as usize - bytes.as_ptr() as usize + records.len();
+            Item::Block { offset, end, rows, runs, body } => {
                 segment.blocks.push(Found {
                     segment: id,
                     offset,
-                    len: end - offset as usize,
+                    len: (end - offset) as usize,
                     rows,
                     runs,
-                    records: records.to_vec(),
+                    records: body.records().expect("what was written can be unpacked").into_owned(),
                 });
             }
             Item::End { .. } => segment.is_ended = true,
-            Item::Damage { from, to } => {
-                if bytes[from as usize..to as usize].contains(&0) {
+            Item::Damage { from, is_unwritten, .. } => {
+                if is_unwritten {
                     segment.gaps.push((from as usize, segment.blocks.len()));
                 }
                 segment.damage.push((id, from as usize));

@@ -24,7 +24,7 @@ use crate::recover;
 use crate::rng::Rng;
 use crate::truth::Truth;
 use ringest_ingest::scan::{Item, scan};
-use ringest_ingest::{Block, Fault, Limits, PAGE, SegmentId, Shard, ShardConfig, ShardId, home_shard};
+use ringest_ingest::{Block, Fault, Limits, PAGE, SegmentFormat, SegmentId, Shard, ShardConfig, ShardId, home_shard};
 use ringest_wire::{AckLevel, Severity};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -175,6 +175,9 @@ impl World {
         let weaker = [AckLevel::Written, AckLevel::Accepted, AckLevel::None];
         self.ack = if self.rng.one_in(2) { AckLevel::Durable } else { *self.rng.pick(&weaker) };
         self.ack_max = if self.rng.one_in(6) { self.ack } else { AckLevel::Durable };
+        // Whatever a server before this one wrote is read by it.
+        let format = if self.rng.one_in(2) { SegmentFormat::Plain } else { SegmentFormat::Gzip };
+        self.saw_if("segments were compressed", format == SegmentFormat::Gzip);
         while self.disks.len() < shards {
             self.disks.push(Disk::default());
         }
@@ -205,6 +208,7 @@ impl World {
                     first_segment: SegmentId(last + 1),
                     producers: known.iter().filter(|state| home(&state.producer)).cloned().collect(),
                     away: stored_by(at).into_iter().filter(|state| !home(&state.producer)).collect(),
+                    format,
                     tls: None,
                     limits: self.limits.clone(),
                 };

@@ -3,7 +3,9 @@
 mod gzip;
 mod tls;
 
-use ringest_ingest::{Action, Handover, Limits, SegmentId, SessionId, Shard, ShardConfig, ShardId, TlsConfig};
+use ringest_ingest::{
+    Action, Handover, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId, TlsConfig,
+};
 use ringest_wire::{AckLevel, Severity, reply};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -47,6 +49,7 @@ impl House {
             first_segment: SegmentId(1),
             producers: Vec::new(),
             away: Vec::new(),
+            format: SegmentFormat::Plain,
             tls: None,
             limits,
         };

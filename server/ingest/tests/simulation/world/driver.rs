@@ -5,8 +5,10 @@ use super::{Node, TELLING, World, Write};
 use crate::client::Client;
 use crate::conn::{At, Witness};
 use crate::disk::State as Piece;
+use flate2::bufread::GzDecoder;
 use memchr::memmem;
 use ringest_ingest::{Action, Block, Fault, PAGE, ProducerState, SegmentId};
+use std::io::Read;
 
 impl World {
     pub(super) fn arrive(&mut self, conn: usize) {
@@ -234,22 +236,18 @@ impl World {
         let bytes = block.bytes();
         let mut rest = bytes;
         let (mut rows, mut voids) = (0, Vec::new());
-        while rest.starts_with(b"{\"$") {
-            let len = rest.iter().position(|&byte| byte == b'\n').expect("a line ends") + 1;
-            let line: serde_json::Value = serde_json::from_slice(&rest[..len]).expect("a control line is JSON");
-            rest = &rest[len..];
+        while !rest.is_empty() {
+            let (line, records) = next_piece(&mut rest);
             if let Some(line) = line.get("$seg") {
                 assert_eq!(offset, 0, "a segment line comes first");
                 voids = serde_json::from_value::<Vec<(u64, u64)>>(line["void"].clone()).expect("voids are pairs");
             }
             if let Some(line) = line.get("$blk") {
                 let runs: Vec<_> = serde_json::from_value(line["r"].clone()).expect("runs are runs");
-                self.truth.check_block(&runs, rest, (at, id, piece));
+                self.truth.check_block(&runs, &records, (at, id, piece));
                 rows = line["n"].as_u64().expect("rows are counted") as usize;
-                rest = &[];
             }
         }
-        assert!(rest.is_empty(), "records have a description");
         trace!(self, "shard {at}: write {rows} rows, {} bytes at {id}:{offset}, voids {voids:?}", block.len());
         // From now on the first line may be on the disk, whatever becomes of the write.
         for (void, len) in voids {
@@ -333,6 +331,26 @@ impl World {
             }
         }
     }
+}
+
+/// Takes a control line from the front of a block, and the records that it describes.
+fn next_piece(rest: &mut &[u8]) -> (serde_json::Value, Vec<u8>) {
+    let json = |line: &[u8]| serde_json::from_slice::<serde_json::Value>(line).expect("a control line is JSON");
+    if rest.starts_with(b"{\"$") {
+        let (line, behind) = rest.split_at(rest.iter().position(|&byte| byte == b'\n').expect("a line ends") + 1);
+        let line = json(line);
+        // A block's records go on to its end.
+        let len = line.get("$blk").map_or(0, |_| behind.len());
+        let records = &behind[..len];
+        *rest = &behind[len..];
+        return (line, records.to_vec());
+    }
+    let (mut member, mut records) = (GzDecoder::new(*rest), Vec::new());
+    member.read_to_end(&mut records).expect("what is not a line is a gzip member");
+    let extra = member.header().and_then(|header| header.extra()).expect("a member carries a line").to_vec();
+    *rest = member.into_inner();
+    assert_eq!((&extra[..2], extra.len() - 4), (&b"Rg"[..], usize::from(u16::from_le_bytes([extra[2], extra[3]]))));
+    (json(&extra[4..]), records)
 }
 
 /// The parts of a block make up the block, and its pages are pages in memory and in the file.
