@@ -94,7 +94,11 @@ impl Floor {
                     result?;
                     self.spares.push(Batch::around(buf));
                 }
-                Event::Received { .. } | Event::Sent { .. } | Event::Synced { .. } | Event::Ready { .. } => {}
+                Event::Received { .. }
+                | Event::Datagram { .. }
+                | Event::Sent { .. }
+                | Event::Synced { .. }
+                | Event::Ready { .. } => {}
             }
         }
         self.gather()?;

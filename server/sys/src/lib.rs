@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod cpu;
+pub mod datagram;
 pub mod event_fd;
 pub mod file;
 mod mapping;

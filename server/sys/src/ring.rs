@@ -7,6 +7,7 @@
 
 mod buf_ring;
 mod credit;
+mod datagrams;
 mod end;
 mod event;
 mod flight;
@@ -24,12 +25,14 @@ use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{cqueue, opcode, squeue};
 
 pub use buf_ring::{Lease, SLACK};
+pub use datagrams::DatagramLease;
 pub use event::Event;
 pub use flight::OpId;
 pub use probe::{Unavailable, probe};
 pub use setup::Setup;
 
 use buf_ring::BufRing;
+use datagrams::Datagrams;
 use flight::{Flight, Flights, Op};
 use queues::Queues;
 
@@ -76,6 +79,7 @@ pub struct Ring {
     queues: Queues,
     flights: Flights,
     bufs: BufRing,
+    datagrams: Option<Datagrams>,
 
     /// Completions taken from the kernel and not yet handed out.
     batch: VecDeque<cqueue::Entry>,
@@ -119,12 +123,13 @@ impl Ring {
         let bufs = BufRing::new(config.buf_count, config.buf_len)?;
         let (ring, setup) = setup::build(config.entries, cq_entries)?;
         let queues = Queues::new(ring);
-        bufs.register(queues.submitter())?;
+        bufs.register(queues.submitter(), buf_ring::GROUP)?;
         queues.submitter().register_iowq_max_workers(&mut [BLOCKING_WORKERS_MAX, UNBOUNDED_WORKERS_MAX])?;
         Ok(Ring {
             queues,
             flights: Flights::default(),
             bufs,
+            datagrams: None,
             batch: VecDeque::with_capacity(cq_entries as usize),
             free_buffers: config.buf_count,
             parting: Vec::new(),
@@ -232,6 +237,9 @@ impl Ring {
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         loop {
             self.bufs.publish();
+            if let Some(datagrams) = &mut self.datagrams {
+                datagrams.bufs.publish();
+            }
             self.queues.fill();
             let told_all = self.batch.is_empty() && !self.queues.is_overfull();
             // Not asleep with descriptors that only wait for a submission to be closed.
@@ -305,8 +313,9 @@ impl Ring {
     /// Starts an operation; what memory the entry points to is in `buf`.
     fn start(&mut self, op: Op, token: u64, buf: Vec<u8>, entry: squeue::Entry) -> OpId {
         let id = self.flights.start(Flight { op, token, buf });
-        // SAFETY: the entry points into the heap block of `buf` or to nothing. The block is neither moved, freed nor
-        // lent until the flight lands, which is after its last completion; if that never comes, `drop` leaks it.
+        // SAFETY: the entry points into the heap block of `buf`, to the header of `datagrams`, or to nothing. The block
+        // is neither moved, freed nor lent until the flight lands, which is after its last completion; if that never
+        // comes, `drop` leaks it. The header is on the heap, never changed, and freed or leaked as late as the block.
         unsafe { self.queues.push(entry.user_data(id.user_data())) };
         id
     }
@@ -318,7 +327,12 @@ impl Ring {
         self.queues.complete(&mut self.batch);
         let fresh = self.batch.range(told..);
         self.stats.completions += fresh.len() as u64;
-        self.free_buffers -= fresh.filter(|completion| cqueue::buffer_select(completion.flags()).is_some()).count();
+        let filled = fresh.filter(|completion| cqueue::buffer_select(completion.flags()).is_some());
+        self.free_buffers -= match self.datagrams {
+            None => filled.count(),
+            // Those have buffers of their own.
+            Some(_) => filled.filter(|completion| !self.flights.is_of_datagrams(completion.user_data())).count(),
+        };
     }
 }
 

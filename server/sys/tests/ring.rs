@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ringest_sys::datagram::{self, Datagram, Drops};
 use ringest_sys::event_fd::EventFd;
 use ringest_sys::net;
 use ringest_sys::ring::{Event, Lease, Ring, RingConfig, SLACK, probe};
@@ -594,4 +595,154 @@ fn no_child_process_inherits_a_ring() {
         }
     }
     assert!(seen > 0, "there is a ring, and it was not found");
+}
+
+/// A ring with four buffers for datagrams of at most a thousand bytes, and both ends of a way to it.
+fn datagrams(room: usize) -> (Ring, UdpSocket, UdpSocket) {
+    let mut ring = ring();
+    ring.add_datagram_buffers(4, 1000).unwrap();
+    let ours = net::bind_udp_sharded("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+    datagram::prepare(&ours, room).unwrap();
+    let theirs = UdpSocket::bind("127.0.0.1:0").unwrap();
+    theirs.connect(ours.local_addr().unwrap()).unwrap();
+    (ring, ours, theirs)
+}
+
+/// The next datagram: its bytes, whether it is cut, its count of drops, and whether there will be more.
+fn datagram(ring: &mut Ring) -> (Vec<u8>, bool, Option<u32>, bool) {
+    match next(ring) {
+        Event::Datagram { token: 3, result: Ok(lease), more } => {
+            let Datagram { bytes, is_cut, drop_count } = ring.datagram(&lease);
+            let seen = (bytes.to_vec(), is_cut, drop_count, more);
+            ring.release_datagram(lease);
+            seen
+        }
+        other => panic!("no datagram: {other:?}"),
+    }
+}
+
+#[test]
+fn one_receive_brings_datagrams_one_by_one() {
+    let (mut ring, ours, theirs) = datagrams(1 << 20);
+    ring.recv_datagrams(ours.as_fd(), 3);
+    for bytes in [b"first".as_slice(), b"second", &[7; 1000]] {
+        theirs.send(bytes).unwrap();
+        assert_eq!(datagram(&mut ring), (bytes.to_vec(), false, None, true));
+    }
+    assert_eq!(ring.free_buffers(), 4, "they take no buffer of a stream");
+}
+
+#[test]
+fn a_datagram_that_is_longer_than_its_buffer_is_said_to_be_cut() {
+    let (mut ring, ours, theirs) = datagrams(1 << 20);
+    ring.recv_datagrams(ours.as_fd(), 3);
+    for len in [1001, 1000, 65_507, 1] {
+        theirs.send(&vec![7; len]).unwrap();
+        assert_eq!(datagram(&mut ring), (vec![7; len.min(1000)], len > 1000, None, true), "{len} bytes");
+    }
+}
+
+#[test]
+fn an_empty_datagram_ends_a_receive_and_the_next_one_goes_on() {
+    let (mut ring, ours, theirs) = datagrams(1 << 20);
+    ["", "behind"].iter().for_each(|bytes| assert_eq!(theirs.send(bytes.as_bytes()).unwrap(), bytes.len()));
+    ring.recv_datagrams(ours.as_fd(), 3);
+    let (bytes, is_cut, drops, more) = datagram(&mut ring);
+    assert_eq!((bytes.len(), is_cut, drops), (0, false, None));
+    if !more {
+        assert_eq!(ring.in_flight(), 0);
+        ring.recv_datagrams(ours.as_fd(), 3);
+    }
+    assert_eq!(datagram(&mut ring).0, b"behind");
+}
+
+#[test]
+fn a_receive_of_datagrams_ends_when_its_buffers_run_out_and_loses_nothing() {
+    let (mut ring, ours, theirs) = datagrams(1 << 20);
+    (0..10_u8).for_each(|number| assert_eq!(theirs.send(&[number]).unwrap(), 1));
+    ring.recv_datagrams(ours.as_fd(), 3);
+    let mut seen = Vec::new();
+    while seen.len() < 10 {
+        let mut held = Vec::new();
+        loop {
+            match next(&mut ring) {
+                Event::Datagram { result: Ok(lease), .. } => held.push(lease),
+                Event::Starved { token: 3 } => break,
+                other => panic!("{other:?}"),
+            }
+            if seen.len() + held.len() == 10 {
+                break;
+            }
+        }
+        assert!(!held.is_empty() && held.len() <= 4);
+        for lease in held {
+            seen.extend_from_slice(ring.datagram(&lease).bytes);
+            ring.release_datagram(lease);
+        }
+        if seen.len() < 10 {
+            ring.recv_datagrams(ours.as_fd(), 3);
+        }
+    }
+    assert_eq!(seen, (0..10).collect::<Vec<u8>>());
+}
+
+#[test]
+fn every_datagram_is_received_by_a_ring_or_counted_as_dropped() {
+    const SENT: usize = 5000;
+    let (mut ring, ours, theirs) = datagrams(0);
+    let (mut received, mut dropped, mut drops) = (0, 0, Drops::default());
+    let mut is_armed = false;
+    for burst in 1..=5 {
+        (0..SENT / 5).for_each(|_| assert_eq!(theirs.send(&[7; 500]).unwrap(), 500));
+        let last = Instant::now() + if burst == 5 { 4 * QUIET } else { QUIET };
+        while Instant::now() < last {
+            if !std::mem::replace(&mut is_armed, true) {
+                ring.recv_datagrams(ours.as_fd(), 3);
+            }
+            ring.wait(Some(QUIET / 10)).unwrap();
+            while let Some(event) = ring.next() {
+                match event {
+                    Event::Datagram { result: Ok(lease), more, .. } => {
+                        received += 1;
+                        dropped += ring.datagram(&lease).drop_count.map_or(0, |count| drops.advance(count));
+                        ring.release_datagram(lease);
+                        is_armed &= more;
+                    }
+                    Event::Starved { .. } => is_armed = false,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+    assert!(dropped > 0, "drops are told with what comes behind them");
+    dropped += drops.advance(datagram::drop_count(ours.as_fd()).unwrap());
+    assert!(received > 0 && received + dropped as usize == SENT, "{received} received, {dropped} dropped");
+}
+
+#[test]
+fn a_receive_of_datagrams_ends_when_it_is_cancelled_and_where_there_are_none() {
+    let (mut ring, ours, _theirs) = datagrams(1 << 20);
+    let receive = ring.recv_datagrams(ours.as_fd(), 3);
+    ring.wait(Some(Duration::ZERO)).unwrap();
+    ring.cancel(receive);
+    match next(&mut ring) {
+        Event::Datagram { token: 3, result: Err(error), more: false } => assert_eq!(error.raw_os_error(), Some(125)),
+        other => panic!("{other:?}"),
+    }
+    let file = File::open("/dev/null").unwrap();
+    ring.recv_datagrams(file.as_fd(), 3);
+    assert!(matches!(next(&mut ring), Event::Datagram { token: 3, result: Err(_), more: false }));
+    assert_eq!(ring.in_flight(), 0);
+}
+
+#[test]
+fn a_ring_that_is_dropped_in_the_middle_of_datagrams_ends_at_once() {
+    let (mut ring, ours, theirs) = datagrams(1 << 20);
+    ring.recv_datagrams(ours.as_fd(), 3);
+    theirs.send(b"held").unwrap();
+    let Event::Datagram { result: Ok(_held), .. } = next(&mut ring) else { panic!("no datagram") };
+    theirs.send(b"never seen").unwrap();
+    let started = Instant::now();
+    drop(ring);
+    assert!(started.elapsed() < LIMIT / 10, "{:?}", started.elapsed());
 }

@@ -14,7 +14,7 @@ use crate::mapping::Mapping;
 /// Bytes behind every buffer that the kernel never fills, so that code reading in wide steps may run past the end.
 pub const SLACK: usize = 64;
 
-/// The one buffer group of a ring.
+/// The group of a ring's buffers for streams.
 pub(super) const GROUP: u16 = 0;
 
 /// The kernel's limit on the entries of one buffer ring.
@@ -82,12 +82,12 @@ impl BufRing {
     }
 
     /// Tells the kernel where the buffers are. They must stay there until no operation of that ring can use them.
-    pub(super) fn register(&self, submitter: &Submitter<'_>) -> io::Result<()> {
+    pub(super) fn register(&self, submitter: &Submitter<'_>, group: u16) -> io::Result<()> {
         let (address, count) = (self.entries.base() as u64, self.count as u16);
         // SAFETY: the entries are page-aligned, zeroed before use and `count` long, and each points to `stride - SLACK`
         // writable bytes of the pool. Both mappings live in this value, whose owner drops it after the ring, or leaks
         // it if the kernel has not let go.
-        unsafe { submitter.register_buf_ring_with_flags(address, count, GROUP, 0) }
+        unsafe { submitter.register_buf_ring_with_flags(address, count, group, 0) }
     }
 
     /// The lease on a buffer that a completion names, with `len` bytes received.

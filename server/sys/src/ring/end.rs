@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use io_uring::squeue;
 
+use super::datagrams::Datagrams;
 use super::{OpId, Ring};
 
 /// How long a ring that is dropped waits for the kernel to let go. Cancelled operations end at once; a write or a sync
@@ -25,6 +26,7 @@ impl Drop for Ring {
             // The kernel may still read or write this memory, so it is never freed.
             mem::forget(mem::take(&mut self.flights));
             self.bufs.leak();
+            self.datagrams.take().into_iter().for_each(Datagrams::leak);
         }
     }
 }

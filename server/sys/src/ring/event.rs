@@ -6,7 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use io_uring::cqueue;
 
 use super::flight::Op;
-use super::{Lease, OpId, Ring};
+use super::{DatagramLease, Lease, OpId, Ring};
 
 /// One completion, translated. `token` is the caller's own, from when the operation was started.
 ///
@@ -33,11 +33,20 @@ pub enum Event {
         /// completions; the stream then goes on with the next receive.
         more: bool,
     },
-    /// From `recv`: it has ended because the ring had no free buffer. Nothing is lost. Arm it again once buffers have
-    /// been released; on an empty ring the kernel refuses at once, even if there is nothing to read.
+    /// From `recv` and `recv_datagrams`: it has ended because there was no free buffer. Nothing is lost. Arm it again
+    /// once buffers have been released; without any the kernel refuses at once, even if there is nothing to read.
     Starved {
         /// The connection's.
         token: u64,
+    },
+    /// From `recv_datagrams`: a datagram, or why there will be no more.
+    Datagram {
+        /// The socket's.
+        token: u64,
+        /// It is on loan; see [`DatagramLease`].
+        result: io::Result<DatagramLease>,
+        /// Whether the receive is still armed. It ends with an empty datagram, too.
+        more: bool,
     },
     /// From `send`: all was taken, or the connection is broken.
     Sent {
@@ -89,6 +98,7 @@ impl Ring {
                 Event::Accepted { token, result: result.map(take_fd), more }
             }
             Op::Recv => self.received(token, result, bid, more),
+            Op::RecvDatagrams => self.received_datagram(token, result, bid, more),
             Op::Watch => Event::Ready { token, more },
             Op::Send => {
                 let sent_all =

@@ -26,6 +26,7 @@ pub(super) struct Flight {
 pub(super) enum Op {
     Accept,
     Recv,
+    RecvDatagrams,
     Watch,
     Send,
     Write,
@@ -73,6 +74,11 @@ impl Flights {
     pub(super) fn get(&self, id: OpId) -> Option<&Flight> {
         let entry = self.slots.get(id.slot as usize)?;
         if entry.generation == id.generation { entry.flight.as_ref() } else { None }
+    }
+
+    /// Whether a completion is one of a receive of datagrams.
+    pub(super) fn is_of_datagrams(&self, user_data: u64) -> bool {
+        self.get(OpId::from_user_data(user_data)).is_some_and(|flight| flight.op == Op::RecvDatagrams)
     }
 
     /// Takes a flight out after its last completion, and not before: its buffer is the caller's from here on.
