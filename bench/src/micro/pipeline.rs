@@ -293,7 +293,7 @@ impl World {
             // The end line of the segment was written within the turns before.
             Action::CloseSegment { .. } => self.seen.has_rolled = true,
             // Every client is asked again in its turn.
-            Action::Resume(_) => {}
+            Action::Resume(_) | Action::ResumeDatagrams => {}
             Action::HandOff { .. } | Action::Close(_) => {
                 unreachable!("there is one shard, and its clients break no rule")
             }

@@ -4,7 +4,7 @@ use crate::batch::{Batch, Run};
 use crate::limits::Limits;
 use crate::parse::{Line, Parser, Records, Reject};
 use crate::producer::{ProducerId, Producers};
-use crate::session::{Mode, Session, Settled};
+use crate::session::{Mode, Replies, Session, Settled};
 use crate::slab::SessionId;
 use crate::tally::Tally;
 use crate::writer::{Gate, Writer};
@@ -133,9 +133,29 @@ impl<'b, 'c> Gather<'b, 'c> {
 
 impl Intake {
     /// Takes lines of a plain session: each is owed one reply.
-    pub(crate) fn take_plain(&mut self, id: SessionId, session: &mut Session, mut source: Source<'_>, now: Instant) {
-        let refusal = self.refusal;
+    pub(crate) fn take_plain(&mut self, id: SessionId, session: &mut Session, source: Source<'_>, now: Instant) {
         let level = session.level;
+        let replies = match &mut session.mode {
+            Mode::Plain(replies) => Some(replies),
+            _ => None,
+        };
+        self.take_unnumbered(source, replies, Some((id, level)), now);
+    }
+
+    /// Takes lines of a datagram: nobody is owed anything.
+    pub(crate) fn take_datagram(&mut self, source: Source<'_>, now: Instant) {
+        self.take_unnumbered(source, None, None, now);
+    }
+
+    fn take_unnumbered(
+        &mut self,
+        mut source: Source<'_>,
+        mut replies: Option<&mut Replies>,
+        waiter: Option<(SessionId, AckLevel)>,
+        now: Instant,
+    ) {
+        let refusal = self.refusal;
+        let level = waiter.map_or(AckLevel::None, |(_, level)| level);
         let Intake { parser, writer, tally, min_level, .. } = self;
         let mut place = match refusal {
             None => {
@@ -146,10 +166,6 @@ impl Intake {
         };
         // The batch that the replies wait for: none, until a line goes into it.
         let mut batch = 0;
-        let mut replies = match &mut session.mode {
-            Mode::Plain(replies) => Some(replies),
-            _ => None,
-        };
         let (mut received, mut filtered, mut fine) = (0, 0, 0);
         let mut refuse = |fine: &mut u64, batch: u64, code: Code, at: u32| {
             tally.rejected[code as usize] += 1;
@@ -199,7 +215,7 @@ impl Intake {
         tally.filtered += filtered;
         if let Some((gather, _)) = place {
             let rows = gather.finish();
-            self.admitted(id, level, Run { producer: None, epoch: 0, first: 0, upto: 0, rows });
+            self.admitted(waiter, Run { producer: None, epoch: 0, first: 0, upto: 0, rows });
         }
     }
 
@@ -299,7 +315,7 @@ impl Intake {
         // Duplicates alone wait for what they repeat.
         stream.owe(Settled { batch: entry.last_batch, upto, ..settled });
         if upto >= first_new {
-            self.admitted(id, level, Run { producer: Some(producer), epoch, first: first_new, upto, rows });
+            self.admitted(Some((id, level)), Run { producer: Some(producer), epoch, first: first_new, upto, rows });
         } else {
             self.writer.discard_empty();
             if level == AckLevel::Durable {
@@ -311,9 +327,9 @@ impl Intake {
     }
 
     /// The run has been put into the open batch.
-    fn admitted(&mut self, id: SessionId, level: AckLevel, run: Run) {
+    fn admitted(&mut self, waiter: Option<(SessionId, AckLevel)>, run: Run) {
         if run.rows > 0 || run.producer.is_some() {
-            self.writer.handle_admitted(run, id, level);
+            self.writer.handle_admitted(run, waiter);
         } else {
             self.writer.discard_empty();
         }

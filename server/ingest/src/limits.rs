@@ -128,6 +128,11 @@ impl Limits {
         self.line_len_max + self.chunk_len_max + 2
     }
 
+    /// The longest datagram: with a newline for its last line it fits where a chunk does.
+    pub fn datagram_len_max(&self) -> usize {
+        self.intake_len_max() - 2
+    }
+
     /// The smallest segment: all batches of a shard have to fit into a new one.
     pub fn segment_len_min(&self) -> u64 {
         ((self.batches + 1) * self.block_len_max()) as u64

@@ -5,7 +5,8 @@
 //!
 //! What a driver owes: it asks [`Shard::wants`] before each chunk and holds the chunk back when the answer is no, until
 //! [`Action::Resume`]; it hands chunks over in order, and the end of the stream after the last; it gives every
-//! [`Block`] and every sent buffer back, whatever came of it.
+//! [`Block`] and every sent buffer back, whatever came of it. For datagrams it asks [`Shard::wants_datagrams`] and is
+//! told [`Action::ResumeDatagrams`]; what it has taken from the kernel by the time of a drain it hands over before that.
 
 use crate::block::Block;
 use crate::chain::SegmentId;
@@ -19,7 +20,7 @@ use crate::slab::{SessionId, Slab};
 use crate::tally::Tally;
 use crate::transport::{Decoded, Opening, Transport, Unpacker};
 use crate::writer::{Gate, Writer};
-use memchr::memchr;
+use memchr::{memchr, memrchr};
 use ringest_wire::answer::{Answer, Welcome};
 use ringest_wire::control::{self, Control, Hello};
 use ringest_wire::frame::{Head, trim_cr};
@@ -56,6 +57,8 @@ pub enum Action {
     Send(SessionId, Vec<u8>),
     /// Offer the session's held-back chunks again, and read on.
     Resume(SessionId),
+    /// Offer the held-back datagrams again, and read on.
+    ResumeDatagrams,
     /// Move the connection to another shard of this server, which is told by
     /// [`handle_handover`](Shard::handle_handover). What the driver still holds of it, and what it receives while it
     /// lets go, goes along and is handed to that shard next. The id is void with this.
@@ -153,6 +156,10 @@ pub struct Shard {
     queue: VecDeque<SessionId>,
     /// The last of them that was let on.
     called: Option<SessionId>,
+    /// The driver holds datagrams back and waits for a `ResumeDatagrams`.
+    datagrams_stalled: bool,
+    /// Datagrams were let on, and no session since.
+    datagrams_called: bool,
     /// Those that said hello and wait for what was sent before.
     joining: Vec<SessionId>,
     /// One of them may be welcome by now.
@@ -196,6 +203,8 @@ impl Shard {
             ready: VecDeque::new(),
             queue: VecDeque::new(),
             called: None,
+            datagrams_stalled: false,
+            datagrams_called: false,
             joining: Vec::new(),
             may_welcome: false,
             moving: VecDeque::new(),
@@ -266,7 +275,8 @@ impl Shard {
             return false;
         }
         // Who comes by while others wait has to wait behind them, or those that come by first get all of the room.
-        let is_its_turn = self.queue.is_empty() || self.called == Some(id);
+        let is_free = self.queue.is_empty() && !self.datagrams_stalled;
+        let is_its_turn = is_free || self.called == Some(id);
         if self.intake.writer.gate() == Gate::Wait || !is_its_turn {
             session.is_stalled = true;
             self.enqueue(id);
@@ -280,6 +290,57 @@ impl Shard {
         self.now = now;
         self.intake.tally.received_bytes += chunk.len() as u64;
         self.with_session(id, |shard, session| shard.receive(id, session, chunk));
+    }
+
+    /// Whether the next datagram may be handed over now. After a no, [`Action::ResumeDatagrams`] will say when; what
+    /// comes meanwhile is best left in the kernel, which counts what it has no room for.
+    pub fn wants_datagrams(&mut self) -> bool {
+        let is_its_turn = self.queue.is_empty() || self.datagrams_called;
+        let is_wanted = is_its_turn && self.intake.writer.gate() != Gate::Wait;
+        self.datagrams_stalled |= !is_wanted;
+        is_wanted
+    }
+
+    /// A datagram arrived: lines as in plain mode, the last with or without its newline, to which nothing is replied.
+    /// At most `datagram_len_max` bytes. What comes unasked for, or after a drain has begun, is refused and counted.
+    pub fn handle_datagram(&mut self, datagram: &[u8], now: Instant) {
+        self.now = now;
+        let Intake { parser, tally, .. } = self.begin_datagram(datagram.len());
+        tally.received_bytes += datagram.len() as u64;
+        let (body, last) = datagram.split_at(memrchr(b'\n', datagram).map_or(0, |at| at + 1));
+        if !body.is_empty() {
+            let source = Source::body(parser, body);
+            self.intake.take_datagram(source, now);
+        }
+        let last = trim_cr(last);
+        if !last.is_empty() {
+            let source = Source::single(&mut self.intake.parser, last);
+            self.intake.take_datagram(source, now);
+        }
+    }
+
+    /// A datagram arrived that was longer than what it was received into. What there is of it is refused as one line:
+    /// nobody knows what the rest was.
+    pub fn handle_cut_datagram(&mut self, now: Instant) {
+        self.now = now;
+        let Intake { tally, limits, .. } = self.begin_datagram(0);
+        tally.udp_cut += 1;
+        let limit = u32::try_from(limits.datagram_len_max()).unwrap_or(u32::MAX);
+        self.intake.take_datagram(Source::refused(Code::LineTooLong, limit), now);
+    }
+
+    /// The kernel has dropped so many datagrams since it was last told.
+    pub fn handle_datagram_drops(&mut self, count: u64) {
+        self.intake.tally.udp_kernel_drops += count;
+    }
+
+    fn begin_datagram(&mut self, len: usize) -> &mut Intake {
+        self.intake.tally.udp_datagrams += 1;
+        self.intake.begin_chunk(len + 1);
+        if self.is_draining {
+            self.intake.refusal = Some(Code::ShuttingDown);
+        }
+        &mut self.intake
     }
 
     /// The peer will send no more. What is unfinished counts as a line, except in a session: a number is used up by a
@@ -754,7 +815,17 @@ impl Shard {
 
     /// Lets one of those that wait for room go on. Whether there was one.
     fn feed_queued(&mut self) -> bool {
-        if self.queue.is_empty() || self.intake.writer.gate() == Gate::Wait || self.must_wait_to_decode() {
+        if self.intake.writer.gate() == Gate::Wait {
+            return false;
+        }
+        // Every other turn is theirs: all who send them are behind one socket, and it cannot make them wait.
+        if self.datagrams_stalled && (!self.datagrams_called || self.queue.is_empty()) {
+            self.datagrams_stalled = false;
+            self.datagrams_called = true;
+            self.actions.push_back(Action::ResumeDatagrams);
+            return true;
+        }
+        if self.must_wait_to_decode() {
             return false;
         }
         let Some(id) = self.queue.pop_front() else { return false };
@@ -762,6 +833,7 @@ impl Shard {
             return true;
         };
         session.is_queued = false;
+        self.datagrams_called = false;
         if matches!(session.mode, Mode::Stream(_)) && !session.stash.is_empty() {
             let stash = std::mem::take(&mut session.stash);
             self.with_session(id, |shard, session| shard.feed(id, session, &stash));

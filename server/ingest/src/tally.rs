@@ -18,7 +18,7 @@ pub struct Tally {
     pub rejected: [u64; Code::COUNT],
     /// Records stored with a level that is not known.
     pub unknown_level: u64,
-    /// Bytes received on connections.
+    /// Bytes received on connections and in datagrams.
     pub received_bytes: u64,
     /// Bytes of stored records, newlines counted.
     pub stored_bytes: u64,
@@ -37,6 +37,12 @@ pub struct Tally {
     /// Connections that began a handshake and ended without one, broke the encryption later, asked for TLS where there
     /// is none, or spoke without it where it is required.
     pub tls_failures: u64,
+    /// Datagrams received, whatever became of their lines.
+    pub udp_datagrams: u64,
+    /// Of these, datagrams that were longer than what they were received into: one refused line each.
+    pub udp_cut: u64,
+    /// Datagrams that the kernel had no room for. Nobody knows what was in them, so they are in no other count.
+    pub udp_kernel_drops: u64,
 }
 
 impl Tally {
@@ -57,6 +63,9 @@ impl Tally {
             acks_suppressed: 0,
             tls_handshakes: 0,
             tls_failures: 0,
+            udp_datagrams: 0,
+            udp_cut: 0,
+            udp_kernel_drops: 0,
         }
     }
 

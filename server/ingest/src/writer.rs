@@ -178,19 +178,19 @@ impl Writer {
         (open, number)
     }
 
-    /// A run was put into the open batch: who waits for what.
-    pub(crate) fn handle_admitted(&mut self, run: Run, session: SessionId, level: AckLevel) {
+    /// A run was put into the open batch: who waits for what, if anybody does.
+    pub(crate) fn handle_admitted(&mut self, run: Run, waiter: Option<(SessionId, AckLevel)>) {
         let Some(open) = &mut self.open else { return };
         self.rows_in_flight += u64::from(run.rows);
         open.cover(run);
         open.due |= open.rows >= self.limits.batch_rows;
-        match level {
-            AckLevel::None | AckLevel::Accepted => {}
-            AckLevel::Written => {
+        match waiter {
+            None | Some((_, AckLevel::None | AckLevel::Accepted)) => {}
+            Some((session, AckLevel::Written)) => {
                 open.write_awaited = true;
                 open.remember(session);
             }
-            AckLevel::Durable => {
+            Some((session, AckLevel::Durable)) => {
                 open.sync_awaited = true;
                 open.remember(session);
                 self.durable_wanted = self.open_number;

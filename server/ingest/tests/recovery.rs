@@ -477,7 +477,7 @@ impl Maker {
                 }
                 Action::Sync(id) => self.shard.handle_synced(id, Ok(()), self.now),
                 Action::Send(id, buf) => self.shard.handle_sent(id, buf, self.now),
-                Action::CloseSegment { .. } | Action::Resume(_) | Action::Close(_) => {}
+                Action::CloseSegment { .. } | Action::Resume(_) | Action::ResumeDatagrams | Action::Close(_) => {}
                 Action::HandOff { .. } => panic!("everybody is at home"),
             }
         }

@@ -143,7 +143,7 @@ impl Writer {
                     self.sent += std::str::from_utf8(&buf).unwrap();
                     self.shard.handle_sent(id, buf, self.now);
                 }
-                Action::Resume(_) | Action::Close(_) => {}
+                Action::Resume(_) | Action::ResumeDatagrams | Action::Close(_) => {}
                 Action::HandOff { shard, .. } => panic!("the producer of this test lives on {shard:?}"),
             }
         }

@@ -99,7 +99,7 @@ impl Hand {
                     }
                 }
                 Action::Close(id) => self.closed.push(id),
-                Action::CloseSegment { .. } | Action::Resume(_) => {}
+                Action::CloseSegment { .. } | Action::Resume(_) | Action::ResumeDatagrams => {}
                 Action::HandOff { .. } => panic!("there is one shard"),
             }
         }

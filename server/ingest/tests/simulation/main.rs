@@ -86,7 +86,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
 /// Worlds that a usual test run makes: half a minute on two cores.
 const SEEDS: u64 = 6000;
 /// What has to happen in them, or it was not tested.
-const SOMETIMES: [&str; 42] = [
+const SOMETIMES: [&str; 47] = [
     "segments were compressed",
     "a client resumed after a nack",
     "a client said bye before it was answered",
@@ -97,6 +97,8 @@ const SOMETIMES: [&str; 42] = [
     "a connection that was given up went on",
     "a connection was refused",
     "a crash left records behind",
+    "a datagram was cut",
+    "a datagram was dropped by the kernel",
     "a held connection was resumed",
     "a snapshot was kept",
     "a producer began a new epoch",
@@ -110,6 +112,9 @@ const SOMETIMES: [&str; 42] = [
     "a sync failed",
     "a write failed",
     "a write overtook another",
+    "datagrams were held",
+    "held datagrams were resumed",
+    "records of a datagram were refused",
     "recovery cut a torn tail",
     "recovery kept blocks behind damage",
     "recovery left out blocks that had overtaken a lost one",

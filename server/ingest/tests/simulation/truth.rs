@@ -60,6 +60,11 @@ impl Truth {
         self.make(rng, style, Origin::Plain, &format!("c{conn}"))
     }
 
+    /// A new line of a datagram.
+    pub(crate) fn datagram_line(&mut self, rng: &mut Rng, style: &Style) -> usize {
+        self.make(rng, style, Origin::Plain, "udp")
+    }
+
     /// The line of that number; made now, if it is the next one.
     pub(crate) fn stream_line(&mut self, rng: &mut Rng, style: &Style, producer: &str, epoch: u64, seq: u64) -> usize {
         let stream = &self.streams[&(producer.to_owned(), epoch)];

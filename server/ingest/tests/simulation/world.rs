@@ -13,6 +13,7 @@ macro_rules! trace {
     };
 }
 
+mod datagrams;
 mod driver;
 mod script;
 
@@ -45,6 +46,8 @@ pub(crate) struct World {
     nodes: Vec<Node>,
     conns: Vec<Conn>,
     clients: Vec<Client>,
+    /// Datagrams that will still be sent.
+    datagrams_left: u64,
     truth: Truth,
     mood: Mood,
     /// Nothing fails any more.
@@ -63,6 +66,7 @@ struct Node {
     opens: Vec<u64>,
     by_id: HashMap<u64, usize>,
     last_opened: u64,
+    socket: datagrams::Socket,
     /// It was told something and not asked what to do yet.
     is_told: bool,
 }
@@ -95,6 +99,10 @@ enum Event {
     Synced(usize),
     Opened(usize, usize),
     Timeout(usize),
+    /// A datagram is sent, to that shard.
+    Send(usize),
+    /// A shard is offered its next datagram.
+    Offer(usize),
 }
 
 /// How a server's life ends.
@@ -129,6 +137,7 @@ impl World {
         for _ in 0..plain {
             clients.push(Client::Plain(PlainClient { conns_left: rng.within(1, 6), lines_left: 0, conn: None }));
         }
+        let datagrams_left = if rng.one_in(2) { rng.below(200) } else { 0 };
         World {
             rng,
             is_traced,
@@ -142,6 +151,7 @@ impl World {
             nodes: Vec::new(),
             conns: Vec::new(),
             clients,
+            datagrams_left,
             truth,
             mood: Mood::default(),
             is_calm: false,
@@ -219,6 +229,7 @@ impl World {
                     opens: Vec::new(),
                     by_id: HashMap::new(),
                     last_opened: last,
+                    socket: datagrams::Socket::default(),
                     is_told: false,
                 }
             })
@@ -335,7 +346,9 @@ impl World {
         };
         let given_up: Vec<usize> = self.clients.iter().flat_map(given_up).collect();
         given_up.into_iter().for_each(|conn| self.lose(conn));
-        self.run_dry("every client gets its answers", |world| world.clients.iter().all(Client::is_done));
+        self.run_dry("every client gets its answers, and every datagram is taken", |world| {
+            world.clients.iter().all(Client::is_done) && world.nodes.iter().all(|node| node.socket.is_empty())
+        });
     }
 
     fn drain(&mut self) {
@@ -344,8 +357,13 @@ impl World {
         self.is_draining = true;
         let was_calm = std::mem::replace(&mut self.is_calm, true);
         for node in 0..self.nodes.len() {
+            self.end_datagrams(node);
             let now = self.base + self.now;
             self.nodes[node].shard.handle_drain(now);
+            if self.datagrams_left > 0 && self.rng.one_in(4) {
+                self.send_datagram(node); // One that a driver has from the kernel only now.
+                self.end_datagrams(node);
+            }
             self.settle(node);
         }
         // A session that takes nothing is for its driver to end, after a time of the driver's.
@@ -364,6 +382,7 @@ impl World {
         let suppressed: u64 = self.nodes.iter().map(|node| node.shard.tally().acks_suppressed).sum();
         self.saw_if("a plain client took no replies and was given up", suppressed > 0);
         for node in &self.nodes {
+            node.socket.check(node.shard.tally());
             assert!(node.writes.is_empty() && node.sync.is_none() && node.opens.is_empty(), "nothing is under way");
             assert_eq!(node.shard.in_flight(), 0, "no record is in flight");
             assert_eq!(node.shard.sessions(), 0, "no session is left");
@@ -484,6 +503,8 @@ impl World {
             Event::Synced(node) => self.synced(node),
             Event::Opened(node, at) => self.opened(node, at),
             Event::Timeout(node) => self.timeout(node),
+            Event::Send(node) => self.send_datagram(node),
+            Event::Offer(node) => self.offer_datagram(node),
         }
         true
     }
@@ -513,6 +534,12 @@ impl World {
             }
             if node.shard.poll_timeout().is_some_and(|due| due <= self.base + self.now) {
                 events.push(Event::Timeout(at));
+            }
+            if self.datagrams_left > 0 && !self.is_draining {
+                events.push(Event::Send(at));
+            }
+            if node.socket.has_news() {
+                events.push(Event::Offer(at));
             }
         }
         for at in 0..self.clients.len() {
@@ -550,6 +577,7 @@ impl World {
                  opening {opens:?}, timeout {:?}",
                 shard.poll_timeout().map(|at| at - self.base)
             ));
+            lines.push(format!("its datagrams: {:?}", node.socket));
         }
         for (at, conn) in self.conns.iter().enumerate().filter(|(_, conn)| conn.at != At::Over) {
             lines.push(format!(

@@ -123,7 +123,7 @@ impl House {
                     self.said.entry(id.token()).or_default().extend_from_slice(&buf);
                     self.shard.handle_sent(id, buf, self.now);
                 }
-                Action::CloseSegment { .. } | Action::Resume(_) => {}
+                Action::CloseSegment { .. } | Action::Resume(_) | Action::ResumeDatagrams => {}
                 Action::Close(id) => assert!(self.closed.insert(id.token()), "a session is closed once"),
                 Action::HandOff { shard, handover, .. } => self.handed_off.push((shard, handover)),
             }

@@ -181,6 +181,7 @@ impl World {
                         self.saw("a held connection was resumed");
                     }
                 }
+                Action::ResumeDatagrams => self.resume_datagrams(at),
                 Action::HandOff { session, shard, handover } => {
                     let conn = self.nodes[at].by_id.remove(&session.token()).expect("a session has a connection");
                     trace!(self, "conn {conn} is handed off to {shard:?}");
