@@ -19,6 +19,15 @@ struct Entry {
     duplicate: u64,
     rejected: [u64; Code::COUNT],
     in_flight: u64,
+    datagrams: Option<Datagrams>,
+}
+
+/// What came without a connection. What the kernel dropped is in no other count: nobody knows how many lines it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Datagrams {
+    received: u64,
+    cut: u64,
+    kernel_drops: u64,
 }
 
 impl<'a> Books<'a> {
@@ -56,6 +65,11 @@ impl Entry {
             duplicate: tally.duplicate,
             rejected: tally.rejected,
             in_flight: summary.in_flight,
+            datagrams: summary.takes_datagrams.then_some(Datagrams {
+                received: tally.udp_datagrams,
+                cut: tally.udp_cut,
+                kernel_drops: tally.udp_kernel_drops,
+            }),
         }
     }
 
@@ -68,12 +82,18 @@ impl Entry {
         for (mine, theirs) in self.rejected.iter_mut().zip(other.rejected) {
             *mine += theirs;
         }
+        if let Some(theirs) = other.datagrams {
+            let mine = self.datagrams.get_or_insert_default();
+            mine.received += theirs.received;
+            mine.cut += theirs.cut;
+            mine.kernel_drops += theirs.kernel_drops;
+        }
     }
 }
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Entry { received, stored, filtered, duplicate, rejected, in_flight } = self;
+        let Entry { received, stored, filtered, duplicate, rejected, in_flight, datagrams } = self;
         let refused: u64 = rejected.iter().sum();
         write!(f, "received {received} = stored {stored} + filtered {filtered} + duplicate {duplicate}")?;
         write!(f, " + rejected {refused}")?;
@@ -84,7 +104,13 @@ impl fmt::Display for Entry {
                 comma = ", ";
             }
         }
-        write!(f, "{} + in flight {in_flight}", if refused > 0 { ")" } else { "" })
+        write!(f, "{} + in flight {in_flight}", if refused > 0 { ")" } else { "" })?;
+        match datagrams {
+            None => Ok(()),
+            Some(Datagrams { received, cut, kernel_drops }) => {
+                write!(f, "; datagrams {received} ({cut} cut) and {kernel_drops} dropped by the kernel")
+            }
+        }
     }
 }
 
@@ -104,5 +130,16 @@ mod tests {
         total.add(&entry);
         total.add(&entry);
         assert_eq!((total.received, total.rejected[Code::BadJson as usize]), (24, 4));
+    }
+
+    #[test]
+    fn datagrams_are_in_the_books_where_they_are_taken() {
+        let datagrams = Some(Datagrams { received: 3, cut: 1, kernel_drops: 4 });
+        let mut total = Entry::default();
+        total.add(&Entry { datagrams, ..Entry::default() });
+        total.add(&Entry::default());
+        total.add(&Entry { datagrams, ..Entry::default() });
+        let end = "in flight 0; datagrams 6 (2 cut) and 8 dropped by the kernel";
+        assert!(total.to_string().ends_with(end), "{total}");
     }
 }

@@ -47,6 +47,16 @@ pub struct Args {
     /// Port to listen on; 0 lets the kernel choose.
     #[arg(long, env = "SERVER_PORT", value_name = "PORT", default_value_t = 9000)]
     pub port: u16,
+    /// Whether datagrams are taken too: lines as over TCP, without answers.
+    #[arg(long, env = "ENABLE_UDP", value_name = "BOOL", default_value = "false",
+          value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    pub udp: bool,
+    /// Port for datagrams; 0 lets the kernel choose.
+    #[arg(long, env = "UDP_PORT", value_name = "PORT", default_value_t = 9001)]
+    pub udp_port: u16,
+    /// Receive buffer of each shard's socket for datagrams; the kernel grants at most net.core.rmem_max.
+    #[arg(long, env = "UDP_BUFFER_SIZE", value_name = "BYTES", default_value_t = 8 << 20)]
+    pub udp_buffer_size: usize,
     /// Directory of the segments.
     #[arg(long, env = "LOG_DIR", value_name = "DIR", default_value = "./logs")]
     pub log_dir: PathBuf,

@@ -21,6 +21,8 @@ use std::time::Duration;
 pub struct Config {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where it takes datagrams, if it does.
+    pub udp: Option<Udp>,
     /// The kernel interface of its shards.
     pub backend: Backend,
     /// One entry per shard: the core that it is pinned to, or none.
@@ -45,6 +47,15 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
     /// What was decided without being asked for, a sentence each.
     pub notices: Vec<String>,
+}
+
+/// How datagrams are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Udp {
+    /// Where.
+    pub listen: SocketAddr,
+    /// Bytes of receive buffer to ask the kernel for, per shard.
+    pub buffer_len: usize,
 }
 
 /// Why there is no such server: one sentence that names what was asked for and says what to do.
@@ -93,6 +104,7 @@ impl Config {
         let buffer_len = buffer_len(args)?;
         Ok(Config {
             listen,
+            udp: udp(args, listen, tls.is_some(), &mut notices)?,
             cpus: cpus(args, machine)?,
             buffer_len,
             log_dir: args.persistence.then(|| args.log_dir.clone()),
@@ -114,6 +126,9 @@ impl Config {
         let gzip = &self.limits.gzip;
         json!({
             "listen": self.listen.to_string(),
+            "udp": self.udp.as_ref().map(|Udp { listen, buffer_len }| {
+                json!({ "listen": listen.to_string(), "buffer_bytes_asked": buffer_len })
+            }),
             "backend": self.backend.as_str(),
             "shards": self.cpus.len(),
             "cpus": self.cpus,
@@ -203,6 +218,18 @@ fn tls(args: &Args, notices: &mut Vec<String>) -> Result<Option<(TlsPlan, Identi
     let identity = plan.load().map_err(refuse)?;
     notices.extend(identity.notices.iter().cloned());
     Ok(Some((plan, identity)))
+}
+
+fn udp(args: &Args, listen: SocketAddr, is_encrypted: bool, notices: &mut Vec<String>) -> Result<Option<Udp>, Refusal> {
+    let buffer_len = args.udp_buffer_size;
+    if buffer_len > UDP_BUFFER_LEN_MAX {
+        return Err(refuse(format!("UDP_BUFFER_SIZE={buffer_len}: at most {UDP_BUFFER_LEN_MAX}")));
+    }
+    if args.udp && is_encrypted {
+        notices
+            .push("ENABLE_UDP with ENABLE_TLS: datagrams are plain text all the same, and taken from anybody".into());
+    }
+    Ok(args.udp.then(|| Udp { listen: SocketAddr::new(listen.ip(), args.udp_port), buffer_len }))
 }
 
 fn ack(args: &Args, notices: &mut Vec<String>) -> Result<AckLevel, Refusal> {
@@ -354,7 +381,9 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 /// Names of the first design that mean nothing here yet.
-const NOT_OFFERED: [(&str, &str); 2] = [("ENABLE_UDP", "UDP"), ("CIRCUIT_BREAKER_ENABLED", "the circuit breaker")];
+const NOT_OFFERED: [(&str, &str); 1] = [("CIRCUIT_BREAKER_ENABLED", "the circuit breaker")];
+/// The kernel takes it as a signed number of 32 bits and doubles it.
+const UDP_BUFFER_LEN_MAX: usize = 1 << 30;
 /// Smaller receive buffers cost more than 2.5 times the CPU.
 const BUFFER_LEN_MIN: usize = 4 << 10;
 /// 32 of these are what one shard is given.
@@ -415,6 +444,7 @@ mod tests {
             (&["--min-level", "loud"], "\"loud\""),
             (&["--backend", "kqueue"], "\"kqueue\"; one of auto, uring, epoll"),
             (&["--buffer-size", "100"], "BUFFER_SIZE=100"),
+            (&["--udp-buffer-size", "2000000000"], "UDP_BUFFER_SIZE=2000000000"),
             (&["--max-line", "100"], "MAX_LINE=100"),
             (&["--batch-size", "0"], "BATCH_SIZE=0"),
             (&["--batch-flush-ms", "60001"], "BATCH_FLUSH_MS=60001"),
@@ -440,7 +470,7 @@ mod tests {
 
     #[test]
     fn what_this_build_does_not_offer_is_refused_and_not_ignored() {
-        for name in ["ENABLE_UDP", "CIRCUIT_BREAKER_ENABLED"] {
+        for (name, _) in NOT_OFFERED {
             for value in ["true", "1", "Yes", "ON"] {
                 let refusal = resolve_on(&[], &[(name, value)], Ok(())).unwrap_err().to_string();
                 assert!(refusal.contains(name) && refusal.contains("not offer"), "{refusal}");
@@ -449,6 +479,14 @@ mod tests {
                 resolve_on(&[], &[(name, value)], Ok(())).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn datagrams_are_taken_at_the_same_address_once_that_is_asked_for() {
+        assert_eq!(resolve(&["--udp-port", "7"]).unwrap().udp, None);
+        let asked = resolve(&["--host", "[::1]", "--port", "0", "--udp", "true"]).unwrap();
+        assert_eq!(asked.udp, Some(Udp { listen: "[::1]:9001".parse().unwrap(), buffer_len: 8 << 20 }));
+        assert_eq!(asked.to_json()["udp"]["listen"], "[::1]:9001");
     }
 
     #[test]

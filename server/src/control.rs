@@ -191,14 +191,16 @@ pub struct ReadyFile {
 }
 
 impl ReadyFile {
-    /// Writes the bound address and the process id, all at once: who sees the file can read it.
+    /// Writes the bound address and the process id, and the address for datagrams where there is one, all at once: who
+    /// sees the file can read it.
     ///
     /// # Errors
     /// The file cannot be written; the message names it.
-    pub fn write(path: PathBuf, bound: SocketAddr) -> io::Result<ReadyFile> {
+    pub fn write(path: PathBuf, bound: SocketAddr, udp: Option<SocketAddr>) -> io::Result<ReadyFile> {
+        let udp = udp.map_or(String::new(), |udp| format!(" udp={udp}"));
         let mut unfinished = path.clone().into_os_string();
         unfinished.push(format!(".{}", process::id()));
-        fs::write(&unfinished, format!("{bound} {}\n", process::id()))
+        fs::write(&unfinished, format!("{bound} {}{udp}\n", process::id()))
             .and_then(|()| fs::rename(&unfinished, &path))
             .map_err(|err| io::Error::new(err.kind(), format!("cannot write READY_FILE {}: {err}", path.display())))?;
         Ok(ReadyFile { path })
@@ -223,12 +225,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ready");
         let bound: SocketAddr = "127.0.0.1:9000".parse().unwrap();
-        let ready = ReadyFile::write(path.clone(), bound).unwrap();
+        let ready = ReadyFile::write(path.clone(), bound, None).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("127.0.0.1:9000 {}\n", process::id()));
+        let ready_too = ReadyFile::write(path.clone(), bound, Some(bound)).unwrap();
+        let text = format!("127.0.0.1:9000 {} udp=127.0.0.1:9000\n", process::id());
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        std::mem::forget(ready_too); // The same file.
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         drop(ready);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        let message = ReadyFile::write(dir.path().join("no/ready"), bound).unwrap_err().to_string();
+        let message = ReadyFile::write(dir.path().join("no/ready"), bound, None).unwrap_err().to_string();
         assert!(message.contains("READY_FILE") && message.contains("no/ready"), "{message}");
     }
 

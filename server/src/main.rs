@@ -4,15 +4,15 @@ use clap::Parser;
 use ringest_ingest::{ShardConfig, ShardId};
 use ringest_server::books::Books;
 use ringest_server::cli::{Cli, Command};
-use ringest_server::config::{Config, Machine};
+use ringest_server::config::{Config, Machine, Udp};
 use ringest_server::control::{self, Control, ReadyFile};
 use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
 use ringest_server::worker::{self, Worker, WorkerPlan};
 use ringest_server::{inspect, notice};
-use ringest_sys::net;
+use ringest_sys::{datagram, net};
 use ringest_wire::AckLevel;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 
@@ -57,11 +57,12 @@ fn serve(config: &Config) -> io::Result<ExitCode> {
 
     let listeners = net::listen_sharded(config.listen, BACKLOG, config.cpus.len())?;
     let bound = listeners[0].local_addr()?;
+    let datagrams = Datagrams::bind(config)?;
     let keeper = Keeper::spawn()?;
     let control = Control::new()?;
-    let workers = worker::spawn_all(plans(config, recovery, listeners, &keeper)?, control.ended())?;
-    let ready = config.ready_file.clone().map(|path| ReadyFile::write(path, bound)).transpose()?;
-    notice!("{}", ready_line(config, bound));
+    let workers = worker::spawn_all(plans(config, recovery, listeners, datagrams.sockets, &keeper)?, control.ended())?;
+    let ready = config.ready_file.clone().map(|path| ReadyFile::write(path, bound, datagrams.bound)).transpose()?;
+    notice!("{}{}", ready_line(config, bound), datagrams.said);
 
     let cause = control.wait(|| reload(config, &workers));
     drop(ready); // From here on no connection is taken.
@@ -98,14 +99,45 @@ fn reload(config: &Config, workers: &[Worker]) {
     }
 }
 
+/// What takes datagrams, where that is asked for.
+#[derive(Default)]
+struct Datagrams {
+    /// One per shard, or none.
+    sockets: Vec<UdpSocket>,
+    bound: Option<SocketAddr>,
+    /// For the line that says what runs.
+    said: String,
+}
+
+impl Datagrams {
+    fn bind(config: &Config) -> io::Result<Datagrams> {
+        let Some(Udp { listen, buffer_len }) = config.udp else { return Ok(Datagrams::default()) };
+        let sockets = net::bind_udp_sharded(listen, config.cpus.len())?;
+        let bound = sockets[0].local_addr()?;
+        let mut granted = buffer_len;
+        for socket in &sockets {
+            granted = datagram::prepare(socket, buffer_len)?;
+        }
+        let capped = if granted < buffer_len {
+            format!(" of {buffer_len} asked for, by net.core.rmem_max")
+        } else {
+            String::new()
+        };
+        let said = format!(", datagrams on {bound} with a receive buffer of {granted} bytes{capped}");
+        Ok(Datagrams { sockets, bound: Some(bound), said })
+    }
+}
+
 fn plans(
     config: &Config,
     recovery: Recovery,
     listeners: Vec<TcpListener>,
+    datagrams: Vec<UdpSocket>,
     keeper: &Keeper,
 ) -> io::Result<Vec<WorkerPlan>> {
     let shards = u16::try_from(config.cpus.len()).expect("the number of shards is bounded");
     let mut plans = Vec::new();
+    let mut datagrams = datagrams.into_iter();
     for (((number, recovered), listener), &cpu) in (0..).zip(recovery.shards).zip(listeners).zip(&config.cpus) {
         let shard = ShardId(number);
         let store = match &config.log_dir {
@@ -128,6 +160,7 @@ fn plans(
             },
             cpu,
             listener,
+            datagrams: datagrams.next(),
             backend: config.backend,
             store: Arc::new(store),
             keeper: keeper.handle(),

@@ -10,7 +10,7 @@ use ringest_ingest::{Fault, Handover, ProducerState, SegmentId, Shard, ShardConf
 use ringest_sys::cpu;
 use ringest_sys::event_fd::EventFd;
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -24,6 +24,8 @@ pub struct WorkerPlan {
     pub cpu: Option<usize>,
     /// Where its connections come from. Non-blocking.
     pub listener: TcpListener,
+    /// Where its datagrams come from, if it takes any. Non-blocking.
+    pub datagrams: Option<UdpSocket>,
     /// The kernel interface it runs on.
     pub backend: Backend,
     /// Where its segments are kept.
@@ -50,6 +52,8 @@ pub struct Summary {
     pub tally: Tally,
     /// Records it had admitted and not written.
     pub in_flight: u64,
+    /// It took datagrams.
+    pub takes_datagrams: bool,
     /// The kernel interface as it was set up.
     pub setup: String,
     /// What the kernel interface counted.
@@ -109,6 +113,7 @@ pub(crate) struct Seat {
     pub(crate) id: ShardId,
     pub(crate) cpu: Option<usize>,
     pub(crate) listener: TcpListener,
+    pub(crate) datagrams: Option<UdpSocket>,
     pub(crate) inbox: Inbox,
     pub(crate) peers: Vec<Letterbox>,
     pub(crate) files: Files,
@@ -291,5 +296,15 @@ fn seat(plan: WorkerPlan, inbox: Inbox, peers: Vec<Letterbox>) -> io::Result<Sea
         closing: 0,
     };
     let shard = Shard::new(plan.shard, Instant::now()).map_err(io::Error::other)?;
-    Ok(Seat { shard, id, cpu: plan.cpu, listener: plan.listener, inbox, peers, files, buffer_len: plan.buffer_len })
+    Ok(Seat {
+        shard,
+        id,
+        cpu: plan.cpu,
+        listener: plan.listener,
+        datagrams: plan.datagrams,
+        inbox,
+        peers,
+        files,
+        buffer_len: plan.buffer_len,
+    })
 }

@@ -4,6 +4,7 @@
 //! and never blocks its sockets on the disk: writes and syncs are done in order by one thread on the same core, which
 //! is fed through a bounded channel and rings the shard's bell when something is done.
 
+use super::datagrams::{Datagrams, Received};
 use super::report;
 use crate::notice;
 use crate::storage::SegmentFile;
@@ -26,6 +27,9 @@ pub(crate) struct Epoll {
     id: ShardId,
     listener: Option<TcpListener>,
     accept_at: Option<Instant>,
+    datagrams: Option<Datagrams>,
+    /// The shard wants no more of them for now, and they are not watched.
+    datagrams_held: bool,
     inbox: Inbox,
     peers: Vec<Letterbox>,
     files: Files,
@@ -37,6 +41,7 @@ pub(crate) struct Epoll {
     part_at: Option<Instant>,
     buffer: Vec<u8>,
     counters: Counters,
+    takes_datagrams: bool,
     is_draining: bool,
     is_aborted: bool,
 }
@@ -65,6 +70,10 @@ impl Epoll {
         let poller = Poller::new()?;
         poller.add(seat.listener.as_fd(), LISTENER, Interest::READ)?;
         poller.add(seat.inbox.bell.as_fd(), BELL, Interest::READ)?;
+        let datagrams = seat.datagrams.map(Datagrams::new);
+        if let Some(datagrams) = &datagrams {
+            poller.add(datagrams.as_fd(), DATAGRAMS, Interest::READ)?;
+        }
         Ok(Epoll {
             poller,
             writer: Writer::start(seat.id, seat.cpu, seat.inbox.bell.clone())?,
@@ -72,6 +81,9 @@ impl Epoll {
             id: seat.id,
             listener: Some(seat.listener),
             accept_at: None,
+            takes_datagrams: datagrams.is_some(),
+            datagrams,
+            datagrams_held: false,
             inbox: seat.inbox,
             peers: seat.peers,
             files: seat.files,
@@ -99,7 +111,10 @@ impl Epoll {
     }
 
     fn turn(&mut self, ready: &mut Vec<Readiness>) -> io::Result<()> {
-        let at = [self.shard.poll_timeout(), self.part_at, self.accept_at].into_iter().flatten().min();
+        let end_at = self.datagrams.as_ref().and_then(Datagrams::end_at);
+        // Those that are queued are not watched any more, but fetched.
+        let end_at = end_at.map(|at| if self.datagrams_held { at } else { Instant::now() });
+        let at = [self.shard.poll_timeout(), self.part_at, self.accept_at, end_at].into_iter().flatten().min();
         let timeout = at.map(|at| at.saturating_duration_since(Instant::now()));
         self.poller.wait(timeout, ready)?;
         self.counters.waits += 1;
@@ -109,6 +124,7 @@ impl Epoll {
             match readiness.token {
                 LISTENER => self.accept(now),
                 BELL => self.answer_bell(now),
+                DATAGRAMS => self.receive_datagrams(&mut budget, now),
                 token => self.tell(SessionId::from_token(token), readiness, &mut budget, now),
             }
             if budget == 0 {
@@ -120,6 +136,7 @@ impl Epoll {
         if self.shard.poll_timeout().is_some_and(|at| now >= at) {
             self.shard.handle_timeout(now);
         }
+        self.end_datagrams(now);
         self.act(now);
         self.part(now);
         Ok(())
@@ -182,7 +199,16 @@ impl Epoll {
                     self.is_draining = true;
                     self.accept_at = None;
                     self.listener = None;
-                    self.shard.handle_drain(now);
+                    match &mut self.datagrams {
+                        // Their senders do not hear that they come too late, so they go first.
+                        Some(datagrams) => {
+                            datagrams.end(now);
+                            self.datagrams_held = false;
+                            let removed = self.poller.remove(datagrams.as_fd());
+                            removed.expect("a watched descriptor can be watched no more");
+                        }
+                        None => self.shard.handle_drain(now),
+                    }
                 }
                 Message::Abort => self.is_aborted = true,
             }
@@ -223,6 +249,46 @@ impl Epoll {
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => self.lose(id, now),
+        }
+    }
+
+    /// A batch, which may be many bytes or none; the next one in the next turn.
+    fn receive_datagrams(&mut self, budget: &mut usize, now: Instant) {
+        let Epoll { datagrams, shard, poller, .. } = self;
+        let Some(datagrams) = datagrams else { return };
+        if datagrams.end_at().is_some() {
+            return self.end_datagrams(now);
+        }
+        self.counters.receives += 1;
+        let hold = match datagrams.receive(shard, now) {
+            Received::Bytes(len) => {
+                *budget = budget.saturating_sub(len);
+                false
+            }
+            Received::Nothing => false,
+            Received::Held => true,
+        };
+        if hold != self.datagrams_held {
+            self.datagrams_held = hold;
+            let interest = if hold { Interest::NONE } else { Interest::READ };
+            let changed = poller.modify(datagrams.as_fd(), DATAGRAMS, interest);
+            changed.expect("a watched descriptor can be watched for something else");
+        }
+    }
+
+    /// Before a drain: receives what is queued. Once nothing is, or it takes too long, the drain begins.
+    fn end_datagrams(&mut self, now: Instant) {
+        let Epoll { datagrams, shard, .. } = self;
+        let Some((datagrams, end_at)) = datagrams.as_mut().and_then(|it| it.end_at().map(|at| (it, at))) else {
+            return;
+        };
+        let received = datagrams.receive(shard, now);
+        self.datagrams_held = matches!(received, Received::Held);
+        if (matches!(received, Received::Nothing) || now >= end_at)
+            && let Some(datagrams) = self.datagrams.take()
+        {
+            datagrams.settle(&mut self.shard, now);
+            self.shard.handle_drain(now);
         }
     }
 
@@ -267,6 +333,7 @@ impl Epoll {
                     self.feed_held(id, now);
                     self.watch_reads(id, true);
                 }
+                Action::ResumeDatagrams => self.receive_datagrams(&mut 0, now),
                 Action::HandOff { session, shard, handover } => {
                     if let Some(Connection { fd: connection, held: received, .. }) = self.remove(session) {
                         let _ = self.poller.remove(connection.as_fd());
@@ -394,6 +461,7 @@ impl Epoll {
             shard: self.id.0,
             tally: self.shard.tally().clone(),
             in_flight: self.shard.in_flight(),
+            takes_datagrams: self.takes_datagrams,
             setup: "level-triggered, files on a writer thread".into(),
             counters: format!("{:?}", self.counters),
             drained: self.shard.is_drained(),
@@ -468,6 +536,7 @@ fn work(job: Job) -> Done {
 /// Tokens that are no session's: generations do not get there.
 const LISTENER: u64 = u64::MAX;
 const BELL: u64 = u64::MAX - 1;
+const DATAGRAMS: u64 = u64::MAX - 2;
 /// The smallest read.
 const READ_LEN_MIN: usize = 256 << 10;
 /// Bytes received before what they ask for is done.

@@ -3,6 +3,7 @@
 //! A driver translates and has no opinion: it parses nothing, counts no record, decides no seal and no retry. What the
 //! two have in common is a shape, not code: wait, tell the shard what happened, do what it asks.
 
+mod datagrams;
 mod epoll;
 mod uring;
 

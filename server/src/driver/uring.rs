@@ -8,14 +8,17 @@
 //! Whole pages of large blocks bypass the page cache through the ring. Everything small goes through it by write(2):
 //! on common file systems a ring hands that to another thread, which costs more than the write.
 
+use super::datagrams::{Datagrams, Received};
 use super::report;
+use crate::notice;
 use crate::worker::{Files, Inbox, Letterbox, Message, Seat, Summary};
 use ringest_ingest::{Action, Block, Handover, SegmentId, SessionId, Shard, ShardId};
+use ringest_sys::datagram;
 use ringest_sys::net;
-use ringest_sys::ring::{Event, Lease, OpId, Ring, RingConfig};
+use ringest_sys::ring::{DatagramLease, Event, Lease, OpId, Ring, RingConfig};
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -27,6 +30,8 @@ pub(crate) struct Uring {
     accepting: Option<OpId>,
     /// When to accept again, after the process ran out of descriptors.
     accept_at: Option<Instant>,
+    datagrams: Option<DatagramSource>,
+    takes_datagrams: bool,
     inbox: Inbox,
     peers: Vec<Letterbox>,
     files: Files,
@@ -47,6 +52,24 @@ pub(crate) struct Uring {
     chunk_len_max: usize,
     is_draining: bool,
     is_aborted: bool,
+}
+
+struct DatagramSource {
+    socket: Datagrams,
+    receive: Option<OpId>,
+    /// What the shard did not want yet, in order.
+    held: VecDeque<DatagramLease>,
+    /// The kernel does not bring them: it says when there are some, and they are fetched.
+    is_watched: bool,
+    /// There may be some to be fetched.
+    is_unfetched: bool,
+}
+
+impl DatagramSource {
+    fn new(socket: UdpSocket) -> DatagramSource {
+        let socket = Datagrams::new(socket);
+        DatagramSource { socket, receive: None, held: VecDeque::new(), is_watched: false, is_unfetched: false }
+    }
 }
 
 struct Connection {
@@ -103,6 +126,10 @@ impl Uring {
         let mut ring = Ring::new(config)?;
         let accepting = Some(ring.accept(seat.listener.as_fd(), 0));
         ring.watch(seat.inbox.bell.as_fd(), 0);
+        let datagrams = seat.datagrams.map(DatagramSource::new);
+        if datagrams.is_some() {
+            ring.add_datagram_buffers(DATAGRAM_BUFFERS, datagram::LEN_MAX)?;
+        }
         Ok(Uring {
             ring,
             shard: seat.shard,
@@ -110,6 +137,8 @@ impl Uring {
             listener: Some(seat.listener),
             accepting,
             accept_at: None,
+            takes_datagrams: datagrams.is_some(),
+            datagrams,
             inbox: seat.inbox,
             peers: seat.peers,
             files: seat.files,
@@ -129,6 +158,7 @@ impl Uring {
 
     pub(crate) fn run(mut self: Box<Self>) -> io::Result<Summary> {
         self.act(Instant::now());
+        self.arm_datagrams();
         while !self.is_aborted && !self.is_done() {
             self.turn()?;
         }
@@ -144,17 +174,23 @@ impl Uring {
         if self.shard.poll_timeout().is_some_and(|at| now >= at) {
             self.shard.handle_timeout(now);
         }
+        self.fetch_datagrams(now);
         self.act(now);
         self.arm();
+        self.arm_datagrams();
         self.part(now);
         Ok(())
     }
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
+        if self.datagrams.as_ref().is_some_and(|source| source.is_unfetched) {
+            return Some(Duration::ZERO);
+        }
         if !self.unarmed.is_empty() && self.ring.free_buffers() > 0 {
             return Some(Duration::ZERO);
         }
-        let at = [self.shard.poll_timeout(), self.part_at, self.accept_at].into_iter().flatten().min();
+        let end_at = self.datagrams.as_ref().and_then(|source| source.socket.end_at());
+        let at = [self.shard.poll_timeout(), self.part_at, self.accept_at, end_at].into_iter().flatten().min();
         at.map(|at| at.saturating_duration_since(now))
     }
 
@@ -172,6 +208,17 @@ impl Uring {
         match event {
             Event::Accepted { result, more, .. } => self.tell_accepted(result, more, now),
             Event::Received { token, result, more } => self.tell_received(token, result, more, now),
+            Event::Starved { token: DATAGRAMS } => self.tell_datagrams_ended(),
+            Event::Datagram { result, more, .. } => {
+                match result {
+                    Ok(lease) => self.offer_datagram(lease, now),
+                    Err(error) if error.raw_os_error() == Some(ECANCELED) => {}
+                    Err(error) => self.watch_datagrams(&error),
+                }
+                if !more {
+                    self.tell_datagrams_ended();
+                }
+            }
             Event::Starved { token } => {
                 if let Some(connection) = self.connection(SessionId::from_token(token)) {
                     connection.receive = None;
@@ -195,6 +242,14 @@ impl Uring {
             Event::Synced { token, result } => {
                 let outcome = result.map_err(|error| report("sync", SegmentId(token), &error));
                 self.shard.handle_synced(SegmentId(token), outcome, now);
+            }
+            Event::Ready { token: DATAGRAMS, more } => {
+                if let Some(source) = &mut self.datagrams {
+                    source.is_unfetched = true;
+                }
+                if !more {
+                    self.tell_datagrams_ended();
+                }
             }
             Event::Ready { more, .. } => {
                 self.inbox.bell.drain();
@@ -308,9 +363,112 @@ impl Uring {
                 if let Some(listener) = self.listener.take() {
                     self.ring.close(listener.into());
                 }
-                self.shard.handle_drain(now);
+                match &mut self.datagrams {
+                    // Their senders do not hear that they come too late, so they go first.
+                    Some(source) => {
+                        source.socket.end(now);
+                        source.receive.into_iter().for_each(|receive| self.ring.cancel(receive));
+                    }
+                    None => self.shard.handle_drain(now),
+                }
             }
             Message::Abort => self.is_aborted = true,
+        }
+    }
+
+    // Datagrams.
+
+    /// Hands the shard a datagram, or holds it until the shard wants it.
+    fn offer_datagram(&mut self, lease: DatagramLease, now: Instant) {
+        let Uring { datagrams, ring, .. } = self;
+        let Some(source) = datagrams else { return ring.release_datagram(lease) };
+        source.held.push_back(lease);
+        self.feed_datagrams(now);
+    }
+
+    fn feed_datagrams(&mut self, now: Instant) {
+        let Uring { datagrams, ring, shard, .. } = self;
+        let Some(source) = datagrams else { return };
+        while !source.held.is_empty() {
+            if !shard.wants_datagrams() {
+                // Read no further: the kernel has more room for them than there are buffers, and counts what it drops.
+                if let Some(receive) = source.receive.filter(|_| source.held.len() == 1) {
+                    ring.cancel(receive);
+                }
+                return;
+            }
+            if let Some(lease) = source.held.pop_front() {
+                source.socket.tell(&ring.datagram(&lease), shard, now);
+                ring.release_datagram(lease);
+            }
+        }
+    }
+
+    /// The kernel does not bring datagrams by itself, so they are fetched.
+    fn watch_datagrams(&mut self, error: &io::Error) {
+        let Some(source) = &mut self.datagrams else { return };
+        let is_known = std::mem::replace(&mut source.is_watched, true);
+        if !is_known {
+            let shard = self.id.0;
+            notice!("shard {shard}: no multishot receive of datagrams ({error}); they are fetched when there are some");
+        }
+    }
+
+    /// Fetches a batch, and the next one in the next turn.
+    fn fetch_datagrams(&mut self, now: Instant) {
+        let Uring { datagrams, shard, .. } = self;
+        let Some(source) = datagrams else { return };
+        if let Some(end_at) = source.socket.end_at() {
+            return self.end_datagrams(end_at, now);
+        }
+        if !source.is_unfetched {
+            return;
+        }
+        source.is_unfetched = match source.socket.receive(shard, now) {
+            Received::Bytes(_) => true,
+            Received::Nothing | Received::Held => false,
+        };
+    }
+
+    /// Receives on where receiving had ended, once everything that was held is handed over.
+    fn arm_datagrams(&mut self) {
+        let Uring { datagrams, ring, is_draining, .. } = self;
+        let Some(source) = datagrams else { return };
+        if source.receive.is_none() && source.held.is_empty() && !*is_draining {
+            let fd = source.socket.as_fd();
+            let is_watched = source.is_watched;
+            source.receive =
+                Some(if is_watched { ring.watch(fd, DATAGRAMS) } else { ring.recv_datagrams(fd, DATAGRAMS) });
+        }
+    }
+
+    /// Before a drain: what the kernel has brought comes first, then what is queued is fetched. Once nothing is, or it
+    /// takes too long, the drain begins.
+    fn end_datagrams(&mut self, end_at: Instant, now: Instant) {
+        self.feed_datagrams(now);
+        let Uring { datagrams, ring, shard, .. } = self;
+        let Some(source) = datagrams else { return };
+        let received = match source.receive {
+            None if source.held.is_empty() => source.socket.receive(shard, now),
+            None | Some(_) => Received::Held,
+        };
+        source.is_unfetched = matches!(received, Received::Bytes(_));
+        if (matches!(received, Received::Nothing) || now >= end_at)
+            && let Some(mut source) = self.datagrams.take()
+        {
+            for lease in source.held.drain(..) {
+                source.socket.tell(&ring.datagram(&lease), shard, now);
+                ring.release_datagram(lease);
+            }
+            source.socket.settle(shard, now);
+            shard.handle_drain(now);
+        }
+    }
+
+    /// A receive, or a watch, has ended.
+    fn tell_datagrams_ended(&mut self) {
+        if let Some(source) = &mut self.datagrams {
+            source.receive = None;
         }
     }
 
@@ -397,6 +555,13 @@ impl Uring {
                 Action::Resume(id) => {
                     self.feed(id, now);
                     self.rearm(id);
+                }
+                Action::ResumeDatagrams => {
+                    self.feed_datagrams(now);
+                    if let Some(source) = &mut self.datagrams {
+                        source.is_unfetched = source.is_watched;
+                    }
+                    self.fetch_datagrams(now);
                 }
                 Action::HandOff { session, shard, handover } => self.hand_off(session, shard, handover),
                 Action::Close(id) => self.close(id, now),
@@ -568,6 +733,7 @@ impl Uring {
             shard: self.id.0,
             tally: self.shard.tally().clone(),
             in_flight: self.shard.in_flight(),
+            takes_datagrams: self.takes_datagrams,
             setup: self.ring.setup().to_string(),
             counters: format!("{:?}", self.ring.stats()),
             drained: self.shard.is_drained(),
@@ -583,6 +749,11 @@ const BUFFERS: usize = 32;
 /// Buffers that one connection may fill before it queues again: half of the ring. Bytes of one connection in a row are
 /// answered by one send, and its sender is woken once; with an eighth of the ring a record cost a fifth more.
 const CREDIT_BUFFERS: usize = 16;
+/// Buffers for datagrams, each for the longest there is: 4 MiB, of which the kernel gives memory to what is used. They are what
+/// one turn can bring.
+const DATAGRAM_BUFFERS: usize = 64;
+/// No session's: generations do not get there.
+const DATAGRAMS: u64 = u64::MAX;
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a peer has to close after all was said.

@@ -14,3 +14,4 @@ mod shards;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod udp;

@@ -34,6 +34,7 @@ pub(crate) struct Server {
     child: Child,
     stderr: Said,
     addr: SocketAddr,
+    udp: Option<SocketAddr>,
     has_ended: bool,
     /// Its directory lives as long as it does.
     _room: Arc<TempDir>,
@@ -134,8 +135,10 @@ impl Setup {
         let started = Instant::now();
         let (mut child, mut stderr) = self.spawn(&ready);
         loop {
-            if let Some(addr) = fs::read_to_string(&ready).ok().as_deref().and_then(bound_addr) {
-                return Ok(Server { child, stderr, addr, has_ended: false, _room: self.room.clone() });
+            let text = fs::read_to_string(&ready).unwrap_or_default();
+            if let Some(addr) = bound_addr(&text) {
+                let udp = text.split_whitespace().find_map(|word| word.strip_prefix("udp=")?.parse().ok());
+                return Ok(Server { child, stderr, addr, udp, has_ended: false, _room: self.room.clone() });
             }
             if let Some(status) = child.try_wait().unwrap() {
                 return Err(Ended { status, stderr: stderr.all(), took: started.elapsed() });
@@ -208,6 +211,11 @@ impl Setup {
 impl Server {
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where it takes datagrams.
+    pub(crate) fn udp_addr(&self) -> SocketAddr {
+        self.udp.expect("it was asked to take datagrams")
     }
 
     pub(crate) fn pid(&self) -> u32 {
