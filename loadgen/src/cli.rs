@@ -142,9 +142,22 @@ pub struct Args {
     /// No progress and no table.
     #[arg(short, long, env = "LOADGEN_QUIET")]
     pub quiet: bool,
-    /// Encrypts. Not in this build.
-    #[arg(long, env = "ENABLE_TLS", hide = true)]
+    /// Encrypts; the server's certificate is always verified. What a server's ENABLE_TLS may say is understood, too.
+    #[arg(long, env = "ENABLE_TLS", value_parser = encrypts, num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     pub tls: bool,
+    /// The CA that has to have signed the server's certificate, as PEM.
+    #[arg(long, env = "CA_CERT_PATH", default_value = "./certs/ca.crt", value_name = "FILE")]
+    pub ca_cert: PathBuf,
+    /// The certificate to show to a server that asks for one, as PEM.
+    #[arg(long, env = "LOADGEN_CLIENT_CERT", value_name = "FILE")]
+    pub client_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, env = "LOADGEN_CLIENT_KEY", value_name = "FILE")]
+    pub client_key: Option<PathBuf>,
+    /// The name that the server's certificate has to have [default: that of --host].
+    #[arg(long, env = "LOADGEN_SERVER_NAME", value_name = "NAME")]
+    pub server_name: Option<String>,
     /// Compresses. Not in this build.
     #[arg(long, env = "COMPRESS", hide = true)]
     pub compress: bool,
@@ -204,6 +217,14 @@ fn ack(text: &str) -> Result<AckLevel, String> {
     match text.parse()? {
         AckLevel::None => Err("nothing would be answered, so nothing could be measured".into()),
         level => Ok(level),
+    }
+}
+
+fn encrypts(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" | "y" | "t" | "require" | "allow" => Ok(true),
+        "false" | "0" | "no" | "off" | "n" | "f" | "" => Ok(false),
+        _ => Err("true or false".into()),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::connection::SessionTerms;
 use crate::corpus::{RECORD_SIZES, Shape};
 use crate::ledger::Mode;
 use crate::schedule::share;
+use crate::stream::TlsTerms;
 use ringest_sys::cpu::{self, CpuList};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +17,8 @@ pub struct Config {
     pub host: String,
     /// Its port.
     pub port: u16,
+    /// How connections are encrypted; none where they are not.
+    pub tls: Option<TlsTerms>,
     /// Threads.
     pub workers: u64,
     /// The processor of each worker; none where they are not pinned.
@@ -76,6 +79,7 @@ impl Config {
         let config = Config {
             host: args.host.clone(),
             port: args.port,
+            tls: tls(args)?,
             workers,
             cpus,
             connections: args.connections,
@@ -155,11 +159,22 @@ impl Config {
 }
 
 fn refuse_unsupported(args: &Args) -> Result<(), String> {
-    let refused = [(args.tls, "--tls (ENABLE_TLS)", "TLS"), (args.compress, "--compress (COMPRESS)", "gzip")];
-    match refused.iter().find(|(asked, ..)| *asked) {
-        Some((_, setting, what)) => Err(format!("{setting}: this build does not send {what}; unset it")),
-        None => Ok(()),
+    if args.compress { Err("--compress (COMPRESS): this build does not send gzip; unset it".into()) } else { Ok(()) }
+}
+
+fn tls(args: &Args) -> Result<Option<TlsTerms>, String> {
+    let shown = match (&args.client_cert, &args.client_key) {
+        (Some(certificate), Some(key)) => Some((certificate.as_path(), key.as_path())),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => return Err("--client-cert and --client-key go together".into()),
+    };
+    if !args.tls {
+        return match shown {
+            Some(_) => Err("--client-cert is shown to nobody without --tls".into()),
+            None => Ok(None),
+        };
     }
+    TlsTerms::load(&args.ca_cert, shown, args.server_name.as_ref().unwrap_or(&args.host)).map(Some)
 }
 
 fn cpus(args: &Args) -> Result<Option<CpuList>, String> {
@@ -239,7 +254,9 @@ mod tests {
             ("--ledger l.json --stamp none", "carry their identity"),
             ("--cpu-list 0 -t 2 -c 2", "disagree"),
             ("--cpu-list 1000", "not open to this process"),
-            ("--tls", "does not send TLS"),
+            ("--tls --ca-cert /none", "--ca-cert (CA_CERT_PATH): /none cannot be read"),
+            ("--tls --client-cert c.crt", "go together"),
+            ("--client-cert c.crt --client-key c.key", "without --tls"),
         ] {
             let error = resolve(line).expect_err(line);
             assert!(error.contains(sentence), "{line}: {error}");

@@ -8,10 +8,12 @@ use crate::corpus::{Sender, Stamp};
 use crate::ledger::{Entry, Mode};
 use crate::replies::{Replies, Reply};
 use crate::session::{Phase, Session};
+use crate::stream::{Stream, TlsTerms, advice};
+use memchr::memmem;
 use ringest_sys::poller::{Interest, Poller};
-use ringest_wire::AckLevel;
 use ringest_wire::frame::{Framer, Head, lines};
-use std::io::{self, Read, Write};
+use ringest_wire::{AckLevel, Code};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -23,6 +25,7 @@ pub struct Connection {
     sender: Sender,
     stamp: Stamp,
     peer: SocketAddr,
+    tls: Option<TlsTerms>,
     dialect: Dialect,
     link: Link,
     books: Books,
@@ -43,7 +46,7 @@ enum Dialect {
 /// Whether there is a socket.
 #[derive(Debug)]
 enum Link {
-    Up(TcpStream),
+    Up(Stream),
     /// To be tried again then.
     Down(u64),
     Over,
@@ -67,8 +70,14 @@ pub struct SessionTerms {
 }
 
 impl Connection {
-    /// Not yet connected. `terms` makes it a session.
-    pub fn new(token: u64, sender: Sender, peer: SocketAddr, terms: Option<&SessionTerms>) -> Connection {
+    /// Not yet connected. `tls` encrypts it, `terms` makes it a session.
+    pub fn new(
+        token: u64,
+        sender: Sender,
+        peer: SocketAddr,
+        tls: Option<TlsTerms>,
+        terms: Option<&SessionTerms>,
+    ) -> Connection {
         let dialect = match terms {
             None => Dialect::Plain(Replies::default()),
             Some(terms) => {
@@ -81,6 +90,7 @@ impl Connection {
             sender,
             stamp: Stamp::new(sender),
             peer,
+            tls,
             dialect,
             link: Link::Down(0),
             books: Books::new(),
@@ -96,11 +106,11 @@ impl Connection {
     /// Where nobody answers at the address.
     pub fn connect(&mut self, poller: &Poller, desk: &mut Desk<'_>) -> io::Result<()> {
         // Bounded, because the worker's other connections wait meanwhile.
-        let stream = TcpStream::connect_timeout(&self.peer, CONNECT_TIMEOUT)?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        poller.add(stream.as_fd(), self.token, Interest::READ)?;
-        self.link = Link::Up(stream);
+        let tcp = TcpStream::connect_timeout(&self.peer, CONNECT_TIMEOUT)?;
+        tcp.set_nodelay(true)?;
+        tcp.set_nonblocking(true)?;
+        poller.add(tcp.as_fd(), self.token, Interest::READ)?;
+        self.link = Link::Up(Stream::new(tcp, self.tls.as_ref())?);
         self.blocked = false;
         self.control.clear();
         if let Dialect::Session(session, framer) = &mut self.dialect {
@@ -142,9 +152,14 @@ impl Connection {
         matches!(self.link, Link::Over)
     }
 
-    /// Whether it is connected, and greeted where it is a session.
+    /// Whether it is connected, agreed on TLS where it is encrypted, and greeted where it is a session.
     pub fn is_open(&self) -> bool {
-        matches!(self.link, Link::Up(_)) && self.phase() == Phase::Open
+        matches!(&self.link, Link::Up(stream) if !stream.is_handshaking()) && self.phase() == Phase::Open
+    }
+
+    /// Whether it has connected and not yet agreed on TLS.
+    pub fn is_handshaking(&self) -> bool {
+        matches!(&self.link, Link::Up(stream) if stream.is_handshaking())
     }
 
     /// How many more lines may be assigned, where at most `depth` are to be unanswered. None while anything assigned
@@ -171,7 +186,7 @@ impl Connection {
         let Link::Up(stream) = &self.link else { return Ok(()) };
         if self.blocked {
             self.blocked = false;
-            poller.modify(stream.as_fd(), self.token, Interest::READ).map_err(|error| self.broken(&error))?;
+            poller.modify(stream.tcp().as_fd(), self.token, Interest::READ).map_err(|error| self.broken(&error))?;
         }
         Ok(())
     }
@@ -181,30 +196,42 @@ impl Connection {
     /// # Errors
     /// Where the connection is broken.
     pub fn flush(&mut self, poller: &Poller, desk: &mut Desk<'_>) -> Result<(), Fault> {
-        let Link::Up(stream) = &self.link else { return Ok(()) };
         while !self.blocked {
-            let between_lines = self.books.flight.offset() == 0;
-            let outcome = if between_lines && !self.control.is_empty() {
-                let mut stream = stream;
-                stream.write(&self.control).map(|len| drop(self.control.drain(..len)))
-            } else {
-                let (next, upto) = (self.books.flight.written() + 1, self.writable_upto());
-                if next > upto {
-                    return Ok(());
-                }
-                write_lines(stream, &self.stamp, &mut self.books, upto, desk)
-            };
-            match outcome {
-                Ok(()) => {}
+            match self.write_some(desk) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let Link::Up(stream) = &self.link else { return Ok(()) };
                     self.blocked = true;
-                    poller.modify(stream.as_fd(), self.token, Interest::BOTH).map_err(|error| self.broken(&error))?;
+                    let watched = poller.modify(stream.tcp().as_fd(), self.token, Interest::BOTH);
+                    watched.map_err(|error| self.broken(&error))?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.broken(&error)),
             }
         }
         Ok(())
+    }
+
+    /// Writes a piece of what may be written; whether there was any.
+    fn write_some(&mut self, desk: &mut Desk<'_>) -> io::Result<bool> {
+        let upto = self.writable_upto();
+        let Link::Up(stream) = &mut self.link else { return Ok(false) };
+        stream.push()?;
+        if stream.is_handshaking() {
+            return Ok(false);
+        }
+        let between_lines = self.books.flight.offset() == 0;
+        if between_lines && !self.control.is_empty() {
+            let len = stream.write(&self.control)?;
+            self.control.drain(..len);
+            return Ok(true);
+        }
+        if self.books.flight.written() >= upto {
+            return Ok(false);
+        }
+        write_lines(stream, &self.stamp, &mut self.books, upto, desk)?;
+        Ok(true)
     }
 
     /// Reads what is there, at most `buf` full, and settles what it answers.
@@ -226,7 +253,9 @@ impl Connection {
         let settled = self.books.flight.settled();
         let outcome = match &mut self.dialect {
             Dialect::Plain(replies) => hear_replies(replies, &buf[..len], &mut self.books, desk, self.peer),
-            Dialect::Session(session, framer) => hear_answers(session, framer, &buf[..len], &mut self.books, desk),
+            Dialect::Session(session, framer) => {
+                hear_answers(session, framer, &buf[..len], &mut self.books, desk, self.peer)
+            }
         };
         if self.books.flight.settled() > settled {
             self.trouble = None;
@@ -314,6 +343,9 @@ impl Connection {
 
     /// Ends it as it is.
     pub fn end(&mut self) {
+        if let Link::Up(stream) = &mut self.link {
+            stream.say_end();
+        }
         self.link = Link::Over;
     }
 
@@ -356,6 +388,10 @@ impl Connection {
 
     fn ended(&self) -> Fault {
         let outstanding = self.books.flight.outstanding();
+        if self.is_handshaking() {
+            let text = format!("{} closed the connection in the middle of the TLS handshake", self.peer);
+            return Fault::lost("closed_by_server", text);
+        }
         if outstanding == 0 && self.phase() == Phase::Leaving {
             return Fault::fatal(
                 "no_bye",
@@ -369,6 +405,9 @@ impl Connection {
     }
 
     fn broken(&self, error: &io::Error) -> Fault {
+        if let Some(advice) = advice(error) {
+            return Fault::fatal("tls_failed", format!("TLS with {} failed: {advice}", self.peer));
+        }
         let outstanding = self.books.flight.outstanding();
         Fault::lost(
             "broken",
@@ -390,7 +429,7 @@ pub fn explain(peer: SocketAddr, error: &io::Error) -> String {
 }
 
 fn write_lines(
-    mut stream: &TcpStream,
+    stream: &mut Stream,
     stamp: &Stamp,
     books: &mut Books,
     upto: u64,
@@ -434,6 +473,11 @@ fn hear_reply(reply: &Reply, books: &mut Books, desk: &mut Desk<'_>, peer: Socke
             return Err(Fault::fatal("not_a_server", text));
         }
     };
+    if let Reply::Refused(refusal) = reply
+        && refusal.name() == Code::TlsRequired.as_str()
+    {
+        return Err(tls_required(peer));
+    }
     if upto > books.flight.written() {
         let text = format!("{peer} answers line {upto}, but only {} were sent", books.flight.written());
         return Err(Fault::fatal("protocol_violation", text));
@@ -445,13 +489,22 @@ fn hear_reply(reply: &Reply, books: &mut Books, desk: &mut Desk<'_>, peer: Socke
     Ok(())
 }
 
+fn tls_required(peer: SocketAddr) -> Fault {
+    Fault::fatal("tls_required", format!("{peer} takes encrypted connections only: use --tls"))
+}
+
 fn hear_answers(
     session: &mut Session,
     framer: &mut Framer,
     chunk: &[u8],
     books: &mut Books,
     desk: &mut Desk<'_>,
+    peer: SocketAddr,
 ) -> Result<(), Fault> {
+    // It is said before the first answer, in the words of plain mode: the server could not know better.
+    if session.phase() == Phase::Greeting && memmem::find(chunk, Code::TlsRequired.as_str().as_bytes()).is_some() {
+        return Err(tls_required(peer));
+    }
     let split = framer.split(chunk);
     let too_long = || Fault::fatal("not_a_server", format!("{}: an answer without end", "the server sends"));
     match split.head {

@@ -26,5 +26,6 @@ pub mod run;
 pub mod schedule;
 pub mod session;
 pub mod sink;
+pub mod stream;
 pub mod tally;
 pub mod worker;

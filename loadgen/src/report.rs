@@ -109,6 +109,9 @@ pub struct TestConfig {
     pub bad_share: f64,
     /// Whether lines carried their identity.
     pub stamped: bool,
+    /// Whether connections were encrypted.
+    #[serde(default)]
+    pub encrypted: bool,
     /// What an answer promised: the level of sessions, or `reply` where only plain replies were counted.
     pub done: String,
 }

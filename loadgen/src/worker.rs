@@ -9,6 +9,7 @@ use crate::corpus::{Corpus, Sender};
 use crate::latency::Latency;
 use crate::ledger::{Entry, Mode};
 use crate::schedule::Schedule;
+use crate::stream::TlsTerms;
 use crate::tally::Tally;
 use ringest_sys::clock;
 use ringest_sys::poller::{Poller, Readiness};
@@ -30,6 +31,8 @@ pub struct Task {
     pub run: u32,
     /// Where the server is.
     pub peer: SocketAddr,
+    /// How connections are encrypted.
+    pub tls: Option<TlsTerms>,
     /// How each connection speaks.
     pub modes: Vec<Mode>,
     /// How sessions speak.
@@ -484,7 +487,7 @@ impl Worker {
         self.retire(at);
         let sender = Sender { run: self.task.run, worker: self.task.worker, conn: self.next_conn };
         self.next_conn += 1;
-        let mut next = Connection::new(at as u64, sender, self.task.peer, None);
+        let mut next = Connection::new(at as u64, sender, self.task.peer, self.task.tls.clone(), None);
         next.put_down(self.connections[at].trouble(), now_ns);
         self.connections[at] = next;
         self.set_timer(at);
@@ -505,7 +508,7 @@ impl Worker {
     fn add(&mut self, at: usize) -> io::Result<()> {
         let sender = Sender { run: self.task.run, worker: self.task.worker, conn: at as u32 };
         let terms = (self.task.modes[at] == Mode::Session).then_some(&self.task.terms);
-        let mut connection = Connection::new(at as u64, sender, self.task.peer, terms);
+        let mut connection = Connection::new(at as u64, sender, self.task.peer, self.task.tls.clone(), terms);
         connection.connect(&self.poller, &mut self.kit.desk(0))?;
         self.connections.push(connection);
         self.make_eager(at);
@@ -526,6 +529,12 @@ impl Worker {
             if now_ns > give_up_ns {
                 let waiting = self.connections.iter().filter(|connection| !connection.is_open()).count();
                 let peer = self.task.peer;
+                if self.connections.iter().any(Connection::is_handshaking) {
+                    return Err(format!(
+                        "{peer} did not finish the TLS handshake within {} s; does it speak TLS?",
+                        GREETING_NS / 1_000_000_000
+                    ));
+                }
                 return Err(format!(
                     "{peer} did not answer the $hello of {waiting} sessions within {} s; does it speak session mode? \
                      --mode plain needs no greeting",

@@ -19,6 +19,8 @@ struct Entry {
     duplicate: u64,
     rejected: [u64; Code::COUNT],
     in_flight: u64,
+    tls_handshakes: u64,
+    tls_failures: u64,
     datagrams: Option<Datagrams>,
 }
 
@@ -65,6 +67,8 @@ impl Entry {
             duplicate: tally.duplicate,
             rejected: tally.rejected,
             in_flight: summary.in_flight,
+            tls_handshakes: tally.tls_handshakes,
+            tls_failures: tally.tls_failures,
             datagrams: summary.takes_datagrams.then_some(Datagrams {
                 received: tally.udp_datagrams,
                 cut: tally.udp_cut,
@@ -79,6 +83,8 @@ impl Entry {
         self.filtered += other.filtered;
         self.duplicate += other.duplicate;
         self.in_flight += other.in_flight;
+        self.tls_handshakes += other.tls_handshakes;
+        self.tls_failures += other.tls_failures;
         for (mine, theirs) in self.rejected.iter_mut().zip(other.rejected) {
             *mine += theirs;
         }
@@ -93,7 +99,8 @@ impl Entry {
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Entry { received, stored, filtered, duplicate, rejected, in_flight, datagrams } = self;
+        let Entry { received, stored, filtered, duplicate, rejected, in_flight, .. } = self;
+        let Entry { tls_handshakes, tls_failures, datagrams, .. } = self;
         let refused: u64 = rejected.iter().sum();
         write!(f, "received {received} = stored {stored} + filtered {filtered} + duplicate {duplicate}")?;
         write!(f, " + rejected {refused}")?;
@@ -105,6 +112,9 @@ impl fmt::Display for Entry {
             }
         }
         write!(f, "{} + in flight {in_flight}", if refused > 0 { ")" } else { "" })?;
+        if tls_handshakes + tls_failures > 0 {
+            write!(f, "; TLS: {tls_handshakes} handshakes, {tls_failures} failures")?;
+        }
         match datagrams {
             None => Ok(()),
             Some(Datagrams { received, cut, kernel_drops }) => {
@@ -129,6 +139,8 @@ mod tests {
         let mut total = Entry::default();
         total.add(&entry);
         total.add(&entry);
+        (total.tls_handshakes, total.tls_failures) = (3, 1);
+        assert!(total.to_string().ends_with("in flight 4; TLS: 3 handshakes, 1 failures"), "{total}");
         assert_eq!((total.received, total.rejected[Code::BadJson as usize]), (24, 4));
     }
 
