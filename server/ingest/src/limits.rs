@@ -52,6 +52,10 @@ pub struct Limits {
     pub decode_len_max: usize,
     /// What gzip may unpack to.
     pub gzip: GzipLimits,
+    /// TLS handshakes under way at once; whoever comes then waits until one has ended.
+    pub handshakes_max: usize,
+    /// TLS handshakes that begin before a driver's next turn: each costs as much as a thousand records.
+    pub handshake_starts_max: usize,
 }
 
 impl Default for Limits {
@@ -78,6 +82,8 @@ impl Default for Limits {
             window: 8192,
             decode_len_max: 1 << 20,
             gzip: GzipLimits::default(),
+            handshakes_max: 1024,
+            handshake_starts_max: 16,
         }
     }
 }
@@ -119,6 +125,10 @@ impl Limits {
         )?;
         need(self.segment_len.is_multiple_of(PAGE as u64), format!("a segment is made of pages of {PAGE} bytes"))?;
         need(self.owed_runs_max >= 1 && self.owed_lines_max >= 1, "a session may owe at least one answer".into())?;
+        need(
+            self.handshakes_max >= 1 && self.handshake_starts_max >= 1,
+            "at least one handshake has to be allowed at a time".into(),
+        )?;
         need(self.decode_len_max >= 1, "a turn decodes at least one byte, or it never ends".into())?;
         need(self.send_len_max >= 4096, "a send has at least 4096 bytes, the longest single answer".into())
     }

@@ -29,8 +29,21 @@ pub(crate) struct Session {
     pub(crate) is_stalled: bool,
     /// It is in the queue of those that wait for room.
     pub(crate) is_queued: bool,
+    /// How far it is on its way to TLS.
+    pub(crate) handshake: Handshake,
     /// No more of its bytes are looked at; it is closed once everything owed is sent.
     pub(crate) is_closing: bool,
+}
+
+/// A TLS handshake, as far as others have to wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    /// Over, or never wanted.
+    None,
+    /// Until fewer are under way.
+    Waiting,
+    /// One of those under way.
+    Running,
 }
 
 #[derive(Debug)]
@@ -71,6 +84,7 @@ impl Session {
             is_ready: false,
             is_stalled: false,
             is_queued: false,
+            handshake: Handshake::None,
             is_closing: false,
         }
     }

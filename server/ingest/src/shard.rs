@@ -15,7 +15,7 @@ use crate::limits::Limits;
 use crate::member::SegmentFormat;
 use crate::parse::Parser;
 use crate::producer::{ProducerState, Producers, home_shard};
-use crate::session::{Budget, Mode, Replies, Session, Stream};
+use crate::session::{Budget, Handshake, Mode, Replies, Session, Stream};
 use crate::slab::{SessionId, Slab};
 use crate::tally::Tally;
 use crate::transport::{Decoded, Opening, Transport, Unpacker};
@@ -174,6 +174,12 @@ pub struct Shard {
     unpacker: Unpacker,
     /// Bytes that may still be decoded in this turn.
     decode_budget: usize,
+    /// Those that wait for a TLS handshake, first come first served.
+    lobby: VecDeque<SessionId>,
+    /// TLS handshakes under way.
+    handshakes: usize,
+    /// How many may still begin in this turn.
+    handshake_starts: usize,
     stall_check_at: Option<Instant>,
     is_draining: bool,
     /// The latest time that was told.
@@ -214,6 +220,9 @@ impl Shard {
             decoded: vec![0; limits.chunk_len_max],
             unpacker: Unpacker::new(),
             decode_budget: limits.decode_len_max,
+            lobby: VecDeque::new(),
+            handshakes: 0,
+            handshake_starts: limits.handshake_starts_max,
             stall_check_at: None,
             is_draining: false,
             now,
@@ -403,6 +412,7 @@ impl Shard {
         self.now = now;
         self.intake.writer.handle_timeout(now);
         self.decode_budget = self.intake.limits.decode_len_max;
+        self.handshake_starts = self.intake.limits.handshake_starts_max;
         if self.stall_check_at.is_some_and(|at| now >= at) {
             self.mute_stalled(now);
         }
@@ -443,7 +453,7 @@ impl Shard {
                 let Some(Session { stash: received, transport, .. }) = self.remove(session) else { continue };
                 return Some(Action::HandOff { session, shard, handover: Handover { received, transport } });
             }
-            if self.welcome_settled() || self.feed_queued() {
+            if self.welcome_settled() || self.feed_queued() || self.admit_handshake() {
                 continue;
             }
             let id = self.ready.pop_front()?;
@@ -455,7 +465,8 @@ impl Shard {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do; `None` while it has not.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let decode_at = self.must_wait_to_decode().then_some(self.now);
+        let must_wait = self.must_wait_to_decode() || (self.handshake_starts == 0 && !self.lobby.is_empty());
+        let decode_at = must_wait.then_some(self.now);
         [self.intake.writer.poll_timeout(), self.stall_check_at, decode_at].into_iter().flatten().min()
     }
 
@@ -494,31 +505,70 @@ impl Shard {
         if let (Mode::Fresh, None, true, Some(&first)) =
             (&session.mode, &session.transport, session.stash.is_empty(), chunk.first())
         {
-            let opening = Opening::of(first);
-            session.transport = match (&self.config.tls, opening) {
-                (Some(tls), Opening::Tls) => Transport::encrypted(tls.server.clone()).map(Box::new),
-                (Some(TlsConfig { is_required: true, .. }), Opening::Text | Opening::MayBeGzip) => {
-                    reply::put_error(&mut session.outbox, Code::TlsRequired, 0);
-                    return self.refuse_opening(session);
-                }
-                (None, Opening::Tls) => {
-                    session.outbox.extend_from_slice(Transport::TLS_REFUSAL);
-                    return self.refuse_opening(session);
-                }
-                (_, Opening::MayBeGzip) => Some(Box::new(Transport::unencrypted())),
-                (_, Opening::Text) => None,
-            };
+            self.open(id, session, first);
         }
-        if session.transport.is_some() {
-            self.decode(id, session, chunk);
-        } else {
-            self.feed(id, session, chunk);
+        match (&mut session.transport, session.handshake) {
+            _ if session.is_closing => {}
+            (None, _) => self.feed(id, session, chunk),
+            (Some(transport), Handshake::Waiting) => transport.keep_rest(chunk, true),
+            (Some(_), Handshake::None | Handshake::Running) => self.decode(id, session, chunk),
         }
     }
 
-    /// It does not speak what is spoken here, and has been told so.
-    fn refuse_opening(&mut self, session: &mut Session) {
+    /// The first byte of a connection says how it is encoded.
+    fn open(&mut self, id: SessionId, session: &mut Session, first: u8) {
+        match (&self.config.tls, Opening::of(first)) {
+            (Some(tls), Opening::Tls) => match Transport::encrypted(tls.server.clone()) {
+                Some(transport) => {
+                    session.transport = Some(Box::new(transport));
+                    session.handshake = Handshake::Waiting;
+                    if self.may_begin_handshake() && self.lobby.is_empty() {
+                        self.begin_handshake(session);
+                    } else {
+                        self.lobby.push_back(id);
+                    }
+                }
+                None => self.refuse_opening(session, Transport::TLS_REFUSAL),
+            },
+            (None, Opening::Tls) => self.refuse_opening(session, Transport::TLS_REFUSAL),
+            (Some(TlsConfig { is_required: true, .. }), Opening::Text | Opening::MayBeGzip) => {
+                let mut why = Vec::new();
+                reply::put_error(&mut why, Code::TlsRequired, 0);
+                self.refuse_opening(session, &why);
+            }
+            (_, Opening::MayBeGzip) => session.transport = Some(Box::new(Transport::unencrypted())),
+            (_, Opening::Text) => {}
+        }
+    }
+
+    fn may_begin_handshake(&self) -> bool {
+        self.handshakes < self.intake.limits.handshakes_max && self.handshake_starts > 0
+    }
+
+    fn begin_handshake(&mut self, session: &mut Session) {
+        self.handshakes += 1;
+        self.handshake_starts -= 1;
+        session.handshake = Handshake::Running;
+    }
+
+    /// Lets one of those that wait for a handshake begin it. Whether there was one.
+    fn admit_handshake(&mut self) -> bool {
+        if !self.may_begin_handshake() {
+            return false;
+        }
+        let Some(id) = self.lobby.pop_front() else { return false };
+        self.with_session(id, |shard, session| {
+            shard.begin_handshake(session);
+            shard.decode(id, session, &[]);
+        });
+        self.unstall(id);
+        true
+    }
+
+    /// It does not speak what is spoken here, and is told so.
+    fn refuse_opening(&mut self, session: &mut Session, why: &[u8]) {
         self.intake.tally.tls_failures += 1;
+        session.outbox.extend_from_slice(why);
         session.is_closing = true;
     }
 
@@ -528,7 +578,6 @@ impl Shard {
         let mut plain = std::mem::take(&mut self.decoded);
         let mut rest = transport.take_rest();
         let mut input = chunk;
-        let was_handshaking = transport.is_handshaking();
         if !rest.is_empty() {
             rest.extend_from_slice(chunk);
             input = &rest;
@@ -554,7 +603,11 @@ impl Shard {
                 Decoded::Broken(code) => self.refuse_rest(id, session, code),
             }
         };
-        self.intake.tally.tls_handshakes += u64::from(was_handshaking && !transport.is_handshaking());
+        if session.handshake == Handshake::Running && !transport.is_handshaking() {
+            self.intake.tally.tls_handshakes += 1;
+            self.handshakes -= 1;
+            session.handshake = Handshake::None;
+        }
         transport.keep_rest(input, is_behind);
         session.transport = Some(transport);
         self.decoded = plain;
@@ -565,6 +618,7 @@ impl Shard {
         let limits = &self.intake.limits;
         !self.is_draining
             && self.decode_budget > 0
+            && session.handshake != Handshake::Waiting
             && !session.is_backed_up()
             && !session.owes_too_much(limits.owed_lines_max, limits.owed_runs_max)
             && self.intake.writer.gate() != Gate::Wait
@@ -988,6 +1042,7 @@ impl Shard {
             self.intake.producers.detach(producer, id);
         }
         self.intake.tally.tls_failures += u64::from(session.transport.as_ref().is_some_and(|it| it.has_failed()));
+        self.handshakes -= usize::from(session.handshake == Handshake::Running);
         Some(session)
     }
 }

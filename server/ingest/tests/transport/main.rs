@@ -19,6 +19,9 @@ struct House {
     said: BTreeMap<u64, Vec<u8>>,
     closed: BTreeSet<u64>,
     handed_off: Vec<(ShardId, Handover)>,
+    /// What is sent is not taken, but kept in `held_sends`.
+    holds_sends: bool,
+    held_sends: Vec<(SessionId, Vec<u8>)>,
     /// The most bytes that one turn added to the disk.
     turn_len_max: usize,
 }
@@ -62,6 +65,8 @@ impl House {
             said: BTreeMap::new(),
             closed: BTreeSet::new(),
             handed_off: Vec::new(),
+            holds_sends: false,
+            held_sends: Vec::new(),
             turn_len_max: 0,
         }
     }
@@ -119,6 +124,7 @@ impl House {
                     self.shard.handle_written(block, Ok(()), self.now);
                 }
                 Action::Sync(id) => self.shard.handle_synced(id, Ok(()), self.now),
+                Action::Send(id, buf) if self.holds_sends => self.held_sends.push((id, buf)),
                 Action::Send(id, buf) => {
                     self.said.entry(id.token()).or_default().extend_from_slice(&buf);
                     self.shard.handle_sent(id, buf, self.now);

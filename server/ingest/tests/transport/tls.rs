@@ -24,12 +24,15 @@ struct Peer {
     id: SessionId,
     /// Of what the server said, so much is read.
     read: usize,
+    /// Bytes of it that were not wanted yet.
+    unsent: Vec<u8>,
+    text: String,
 }
 
 impl Peer {
     fn new(house: &mut House, config: Arc<ClientConfig>) -> Peer {
         let tls = ClientConnection::new(config, ServerName::try_from("localhost").unwrap()).unwrap();
-        Peer { tls, id: house.accept(), read: 0 }
+        Peer { tls, id: house.accept(), read: 0, unsent: Vec::new(), text: String::new() }
     }
 
     /// Both sides talk until neither has anything to say. `piece`: bytes that arrive at once.
@@ -49,15 +52,15 @@ impl Peer {
             while !news.is_empty() {
                 self.tls.read_tls(&mut news).unwrap();
                 self.tls.process_new_packets().unwrap();
+                // It would block where more may come, and that is as much as there is.
+                let _ = self.tls.reader().read_to_string(&mut self.text);
             }
             self.read = said.len();
         }
     }
 
     fn heard(&mut self) -> String {
-        let mut text = String::new();
-        let _ = self.tls.reader().read_to_string(&mut text);
-        text
+        std::mem::take(&mut self.text)
     }
 }
 
@@ -88,9 +91,9 @@ fn the_last_answer_comes_before_the_last_word() {
     peer.tls.writer().write_all(lines(0..500).as_bytes()).unwrap();
     peer.tls.send_close_notify();
     peer.talk(&mut house, usize::MAX >> 1);
-    let mut text = String::new();
-    peer.tls.reader().read_to_string(&mut text).expect("the end is said, not only done");
-    assert_eq!(text, oks(500));
+    assert_eq!(peer.heard(), oks(500));
+    let ended = peer.tls.reader().read(&mut [0]);
+    assert_eq!(ended.expect("the end is said, and not only come to"), 0);
     assert!(house.is_closed(peer.id));
 }
 
@@ -158,4 +161,117 @@ fn garbage_that_begins_like_tls_gets_an_alert_and_is_closed() {
     assert!(house.is_closed(id));
     assert_eq!(house.said[&id.token()][0], 21, "an alert");
     assert!(house.stored.is_empty());
+}
+
+#[test]
+fn handshakes_wait_for_one_another_and_none_is_forgotten() {
+    let (server, client) = configs();
+    let mut house = House::with(|config| {
+        config.tls = Some(TlsConfig { server, is_required: true });
+        (config.limits.handshakes_max, config.limits.handshake_starts_max) = (3, 2);
+    });
+    let mut peers: Vec<Peer> = (0..10).map(|_| Peer::new(&mut house, client.clone())).collect();
+    for peer in &mut peers {
+        let mut hello = Vec::new();
+        peer.tls.write_tls(&mut hello).unwrap();
+        let (first, rest) = hello.split_at(1);
+        house.send(peer.id, first);
+        if house.shard.wants(peer.id) {
+            house.send(peer.id, rest);
+        } else {
+            peer.unsent = rest.to_vec();
+        }
+    }
+    let answered =
+        |house: &House, peers: &[Peer]| peers.iter().filter(|peer| house.said.contains_key(&peer.id.token())).count();
+    assert_eq!(answered(&house, &peers), 3, "as many as may be under way, although each had its turn");
+    // One goes away, and its place is taken.
+    let gone = peers.remove(0);
+    house.shard.handle_lost(gone.id, house.now);
+    house.run();
+    let waits = peers[2].unsent.clone();
+    house.send(peers[2].id, &waits);
+    peers[2].unsent.clear();
+    assert_eq!(answered(&house, &peers), 3);
+    for peer in &mut peers {
+        let unsent = std::mem::take(&mut peer.unsent);
+        house.send(peer.id, &unsent);
+        peer.talk(&mut house, 100);
+        peer.tls.writer().write_all(lines(0..1).as_bytes()).unwrap();
+        peer.talk(&mut house, 100);
+        assert_eq!(peer.heard(), oks(1));
+    }
+    assert_eq!((house.shard.tally().tls_handshakes, house.shard.tally().tls_failures), (9, 1));
+}
+
+#[test]
+fn new_certificates_are_for_new_connections() {
+    let (server, client) = configs();
+    let mut house = House::with(|config| config.tls = Some(TlsConfig { server, is_required: true }));
+    let mut old = Peer::new(&mut house, client.clone());
+    old.talk(&mut house, 1000);
+    let (server, newer) = configs();
+    house.shard.handle_tls(TlsConfig { server, is_required: true });
+    let mut new = Peer::new(&mut house, newer);
+    for peer in [&mut old, &mut new] {
+        peer.tls.writer().write_all(lines(0..1).as_bytes()).unwrap();
+        peer.talk(&mut house, 1000);
+        assert_eq!(peer.heard(), oks(1));
+    }
+    let mut mistaken = Peer::new(&mut house, client);
+    let mut hello = Vec::new();
+    mistaken.tls.write_tls(&mut hello).unwrap();
+    house.send(mistaken.id, &hello);
+    let mut said = &house.said[&mistaken.id.token()][..];
+    mistaken.tls.read_tls(&mut said).unwrap();
+    assert!(mistaken.tls.process_new_packets().is_err(), "it is another certificate");
+}
+
+#[test]
+fn new_keys_are_taken_and_not_without_end() {
+    let (server, client) = configs();
+    let mut house = House::with(|config| config.tls = Some(TlsConfig { server, is_required: true }));
+    let mut peer = Peer::new(&mut house, client);
+    peer.talk(&mut house, 1000);
+    for _ in 0..100 {
+        peer.tls.refresh_traffic_keys().unwrap();
+        peer.tls.writer().write_all(lines(0..1).as_bytes()).unwrap();
+        peer.talk(&mut house, 1000);
+        assert_eq!(peer.heard(), oks(1));
+    }
+    for _ in 0..100 {
+        peer.tls.refresh_traffic_keys().unwrap();
+    }
+    let mut out = Vec::new();
+    while peer.tls.wants_write() {
+        peer.tls.write_tls(&mut out).unwrap();
+    }
+    house.send(peer.id, &out);
+    assert!(house.is_closed(peer.id), "keys and nothing else cost much and bring nothing");
+    assert_eq!(house.shard.tally().tls_failures, 1);
+}
+
+#[test]
+fn an_answer_that_is_not_taken_is_the_only_one_that_is_encoded() {
+    let (server, client) = configs();
+    let mut house = House::with(|config| config.tls = Some(TlsConfig { server, is_required: true }));
+    let mut peer = Peer::new(&mut house, client);
+    peer.talk(&mut house, 1000);
+    house.holds_sends = true;
+    for _ in 0..200 {
+        peer.tls.writer().write_all(lines(0..100).as_bytes()).unwrap();
+        let mut out = Vec::new();
+        while peer.tls.wants_write() {
+            peer.tls.write_tls(&mut out).unwrap();
+        }
+        house.send(peer.id, &out);
+    }
+    assert_eq!(house.held_sends.len(), 1);
+    house.holds_sends = false;
+    let (id, buf) = house.held_sends.pop().unwrap();
+    house.said.entry(id.token()).or_default().extend_from_slice(&buf);
+    house.shard.handle_sent(id, buf, house.now);
+    house.run();
+    peer.talk(&mut house, 1000);
+    assert_eq!(peer.heard(), oks(20_000));
 }
