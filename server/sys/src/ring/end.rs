@@ -12,8 +12,8 @@ use super::{OpId, Ring};
 /// that has reached the disk cannot be cancelled and takes as long as the disk.
 const REAP_MAX: Duration = Duration::from_secs(5);
 
-/// How long one round of that waits before asking again: a request on its way between two queues is not found by a
-/// cancellation that passes at that moment.
+/// How long one round of that waits before asking again for everything: a request on its way between two queues is not
+/// found by a cancellation that passes at that moment.
 const REAP_ROUND: Duration = Duration::from_millis(100);
 
 impl Drop for Ring {
@@ -36,6 +36,11 @@ impl Ring {
     /// the kernel has not let go of everything in time.
     pub(super) fn reap(&mut self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
+        // Each by its number, which the kernel finds at once. Looking for all, it would walk past those it has stopped
+        // already to find the next: 3.4 s for 5,000 receives.
+        let flying: Vec<OpId> = self.flights.ids().collect();
+        flying.into_iter().for_each(|id| self.cancel(id));
+        let mut flying = 0;
         loop {
             while let Some(_unseen) = self.next() {}
             if self.flights.len() == 0 {
@@ -44,9 +49,11 @@ impl Ring {
             if Instant::now() >= deadline {
                 return false;
             }
-            // Neither outcome ends the round early: what could not be found or stopped has yet to complete, and a ring
-            // that fails for good ends at the deadline.
-            let _unstopped = self.queues.cancel_all(REAP_ROUND);
+            // No outcome ends a round early: what could not be found or stopped has yet to complete, and a ring that fails
+            // for good ends at the deadline.
+            if mem::replace(&mut flying, self.flights.len()) == self.flights.len() {
+                let _unstopped = self.queues.cancel_all(REAP_ROUND);
+            }
             let _failed = self.wait(Some(REAP_ROUND));
         }
     }

@@ -63,6 +63,11 @@ impl Flights {
         self.slots.len() - self.vacant.len()
     }
 
+    pub(super) fn ids(&self) -> impl Iterator<Item = OpId> + '_ {
+        let taken = self.slots.iter().enumerate().filter(|(_, slot)| slot.flight.is_some());
+        taken.map(|(at, slot)| OpId { slot: at as u32, generation: slot.generation })
+    }
+
     pub(super) fn start(&mut self, flight: Flight) -> OpId {
         let slot = self.vacant.pop().unwrap_or_else(|| self.new_slot());
         let entry = &mut self.slots[slot as usize];
