@@ -383,8 +383,13 @@ impl Epoll {
     /// kernel throw away the last answers.
     fn close(&mut self, id: SessionId, now: Instant) {
         let Some(connection) = self.remove(id) else { return };
-        let _ = net::shutdown(connection.fd.as_fd(), Shutdown::Write);
-        if self.poller.modify(connection.fd.as_fd(), id.token(), Interest::READ).is_ok() {
+        let fd = connection.fd.as_fd();
+        let _ = net::shutdown(fd, Shutdown::Write);
+        let watched = match connection.interest {
+            Interest::NONE => self.poller.add(fd, id.token(), Interest::READ),
+            _ => self.poller.modify(fd, id.token(), Interest::READ),
+        };
+        if watched.is_ok() {
             let until = now + LINGER;
             self.parting.insert(id.token(), (connection.fd, until));
             self.part_at.get_or_insert(until);

@@ -5,7 +5,7 @@ use crate::support::lines::{OK, json, origin, record};
 use crate::support::on_each_backend;
 use crate::support::process::Setup;
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
@@ -50,6 +50,28 @@ on_each_backend!(a_drain_under_load_keeps_every_answered_line, |setup: Setup| {
         }
     }
     setup.assert_verified();
+});
+
+on_each_backend!(a_drain_gives_every_answer_to_a_client_that_has_more_under_way, |setup: Setup| {
+    let server = setup.start();
+    let client = Client::connect(server.addr());
+    let mut stream = client.stream().try_clone().unwrap();
+    // More than it may be owed answers for, so that the server has stopped reading and bytes are left over.
+    let writer = thread::spawn(move || while stream.write_all(&b"no\n".repeat(10_000)).is_ok() {});
+    thread::sleep(Duration::from_millis(500));
+    server.signal("TERM");
+    thread::sleep(Duration::from_millis(200));
+    let (mut replies, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+    // Slower than the server sends: its last bytes are in its send buffer when it closes.
+    while let len @ 1.. = client.stream().read(&mut piece).expect("the end of the stream, not a reset") {
+        replies.extend_from_slice(&piece[..len]);
+        thread::sleep(Duration::from_millis(1));
+    }
+    let replies = String::from_utf8(replies).unwrap();
+    assert!(replies.ends_with('\n') && replies.lines().all(|line| line.contains("bad_json")), "no reply is cut");
+    writer.join().unwrap();
+    let ended = server.wait();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
 });
 
 on_each_backend!(ctrl_c_drains_like_sigterm, |setup: Setup| {
@@ -175,13 +197,11 @@ fn plain_load(addr: SocketAddr, sender: &str, served: &Sender<()>) -> u64 {
     let mut replies = vec![0; 1];
     client.stream().read_exact(&mut replies).unwrap();
     served.send(()).unwrap();
-    read_to_end_or_reset(client.stream(), &mut replies);
+    client.stream().read_to_end(&mut replies).expect("the end of the stream, not a reset");
     writer.join().unwrap();
-    let text = String::from_utf8(replies).unwrap();
-    // A reset may have cut the last one.
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    assert!(whole.lines().all(|line| line == OK), "every reply is ok");
-    whole.lines().count() as u64
+    let replies = String::from_utf8(replies).unwrap();
+    assert!(replies.ends_with('\n') && replies.lines().all(|line| line == OK), "every reply is whole, and ok");
+    replies.lines().count() as u64
 }
 
 /// The same in session mode; up to which line it was settled when it was told to go.
@@ -200,24 +220,13 @@ fn session_load(addr: SocketAddr, producer: &str, served: &Sender<()>) -> u64 {
         let answer = json(&client.next_line().expect("a session is never closed in silence"));
         if let Some(goaway) = answer.get("$goaway") {
             assert_eq!(goaway["code"], "shutting_down");
+            assert_eq!(client.next_line(), None, "goaway is the last word, and the stream has an end");
             return goaway["upto"].as_u64().unwrap();
         }
         if settled == 0 {
             served.send(()).unwrap();
         }
         settled = answer["$ack"]["upto"].as_u64().expect("an ack");
-    }
-}
-
-fn read_to_end_or_reset(mut stream: &TcpStream, out: &mut Vec<u8>) {
-    let mut buf = vec![0; 64 << 10];
-    loop {
-        match stream.read(&mut buf) {
-            Ok(0) => return,
-            Ok(len) => out.extend_from_slice(&buf[..len]),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
-            Err(error) => panic!("the server does not end the connection: {error}"),
-        }
     }
 }
 
