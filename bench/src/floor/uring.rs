@@ -89,7 +89,7 @@ impl Floor {
                     }
                 }
                 Event::Received { token, more: false, .. } => self.connections[token as usize] = None,
-                Event::Starved { token } => self.unarmed.push_back(token as usize),
+                Event::Starved { token } | Event::Cancelled { token } => self.unarmed.push_back(token as usize),
                 Event::Written { buf, result, .. } => {
                     result?;
                     self.spares.push(Batch::around(buf));

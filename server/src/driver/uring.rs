@@ -208,11 +208,10 @@ impl Uring {
         match event {
             Event::Accepted { result, more, .. } => self.tell_accepted(result, more, now),
             Event::Received { token, result, more } => self.tell_received(token, result, more, now),
-            Event::Starved { token: DATAGRAMS } => self.tell_datagrams_ended(),
+            Event::Starved { token: DATAGRAMS } | Event::Cancelled { token: DATAGRAMS } => self.tell_datagrams_ended(),
             Event::Datagram { result, more, .. } => {
                 match result {
                     Ok(lease) => self.offer_datagram(lease, now),
-                    Err(error) if error.raw_os_error() == Some(ECANCELED) => {}
                     Err(error) => self.watch_datagrams(&error),
                 }
                 if !more {
@@ -228,6 +227,16 @@ impl Uring {
                         self.unarmed.push_front(id);
                     }
                 } else {
+                    self.tell_parted(token, true);
+                }
+            }
+            Event::Cancelled { token } => {
+                let id = SessionId::from_token(token);
+                if let Some(connection) = self.connection(id) {
+                    connection.receive = None;
+                    self.rearm(id);
+                } else {
+                    // One that is parting was stopped while it was a session: its peer goes on.
                     self.tell_parted(token, true);
                 }
             }
@@ -307,7 +316,6 @@ impl Uring {
                 connection.has_ended = true;
                 self.offer(id, Held::End, now);
             }
-            Err(error) if error.raw_os_error() == Some(ECANCELED) => {}
             Err(_) => return self.lose(id, now),
         }
         self.rearm(id);
@@ -758,5 +766,3 @@ const DATAGRAMS: u64 = u64::MAX;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a peer has to close after all was said.
 const LINGER: Duration = Duration::from_secs(1);
-/// A receive that was cancelled ends with it.
-const ECANCELED: i32 = 125;

@@ -160,7 +160,7 @@ impl Ring {
     }
 
     /// Receives until the stream ends, the buffers run out or it is cancelled: [`Event::Received`] or
-    /// [`Event::Starved`].
+    /// [`Event::Starved`] or [`Event::Cancelled`].
     pub fn recv(&mut self, fd: BorrowedFd<'_>, token: u64) -> OpId {
         let entry = opcode::RecvMulti::new(raw(fd), buf_ring::GROUP).build();
         self.start_plain(Op::Recv, token, entry)

@@ -238,11 +238,7 @@ fn no_byte_is_lost_or_moved_by_cancels_starvation_and_credits() {
         while let Some(event) = ring.next() {
             let (token, lease, ends) = match event {
                 Event::Received { token, result: Ok(Some(lease)), more } => (token, Some(lease), !more),
-                Event::Starved { token } => (token, None, true),
-                Event::Received { token, result: Err(err), more: false } => {
-                    assert_eq!(err.raw_os_error(), Some(libc::ECANCELED));
-                    (token, None, true)
-                }
+                Event::Starved { token } | Event::Cancelled { token } => (token, None, true),
                 Event::Received { result: Ok(None), more: false, .. } => {
                     ended += 1;
                     continue;
@@ -318,12 +314,7 @@ fn a_cancelled_receive_ends_with_an_event_and_takes_no_more() {
     let op = ring.recv(ours.as_fd(), 4);
     ring.wait(Some(Duration::ZERO)).unwrap();
     ring.cancel(op);
-    match next(&mut ring) {
-        Event::Received { token: 4, result: Err(err), more: false } => {
-            assert_eq!(err.raw_os_error(), Some(libc::ECANCELED));
-        }
-        other => panic!("{other:?}"),
-    }
+    assert!(matches!(next(&mut ring), Event::Cancelled { token: 4 }));
     theirs.write_all(b"too late").unwrap();
     assert_quiet(&mut ring);
     assert_eq!(ring.stats().completions, 1, "the cancellation itself is not told");
@@ -740,10 +731,7 @@ fn a_receive_of_datagrams_ends_when_it_is_cancelled_and_where_there_are_none() {
     let receive = ring.recv_datagrams(ours.as_fd(), 3);
     ring.wait(Some(Duration::ZERO)).unwrap();
     ring.cancel(receive);
-    match next(&mut ring) {
-        Event::Datagram { token: 3, result: Err(error), more: false } => assert_eq!(error.raw_os_error(), Some(125)),
-        other => panic!("{other:?}"),
-    }
+    assert!(matches!(next(&mut ring), Event::Cancelled { token: 3 }));
     let file = File::open("/dev/null").unwrap();
     ring.recv_datagrams(file.as_fd(), 3);
     assert!(matches!(next(&mut ring), Event::Datagram { token: 3, result: Err(_), more: false }));

@@ -103,6 +103,7 @@ impl Ring {
                         self.stats.enobufs += 1;
                         Event::Starved { token }
                     }
+                    Err(err) if err.raw_os_error() == Some(libc::ECANCELED) => Event::Cancelled { token },
                     Err(err) => Event::Datagram { token, result: Err(err), more },
                     Ok(_) => {
                         let reason = "the kernel received a datagram without saying where its parts are";

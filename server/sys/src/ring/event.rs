@@ -11,7 +11,8 @@ use super::{DatagramLease, Lease, OpId, Ring};
 /// One completion, translated. `token` is the caller's own, from when the operation was started.
 ///
 /// Where there is a `more`, it says that the same operation goes on; without it, it has ended and its [`OpId`] names
-/// nothing any more. A cancelled operation ends with the error `ECANCELED`, or without one if it finished first.
+/// nothing any more. A cancelled receive ends with [`Event::Cancelled`] and other operations with the error `ECANCELED`,
+/// or as always if they finished first.
 #[derive(Debug)]
 pub enum Event {
     /// From `accept`: a connection, or why there is none.
@@ -36,6 +37,11 @@ pub enum Event {
     /// From `recv` and `recv_datagrams`: it has ended because there was no free buffer. Nothing is lost. Arm it again
     /// once buffers have been released; without any the kernel refuses at once, even if there is nothing to read.
     Starved {
+        /// The connection's.
+        token: u64,
+    },
+    /// From `recv` and `recv_datagrams`: it has ended because it was cancelled. Nothing is lost.
+    Cancelled {
         /// The connection's.
         token: u64,
     },
@@ -137,6 +143,7 @@ impl Ring {
                 self.stats.enobufs += 1;
                 Event::Starved { token }
             }
+            Err(err) if err.raw_os_error() == Some(libc::ECANCELED) => Event::Cancelled { token },
             other => Event::Received { token, result: other.map(|_| None), more },
         }
     }
