@@ -5,6 +5,7 @@
 
 use crate::corpus::Sender;
 use crate::ranges::Ranges;
+use ringest_sys::file;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::{fs, io};
@@ -68,16 +69,21 @@ impl Ledger {
         Ledger { schema: SCHEMA.into(), run: format!("{run:08x}"), connections: Vec::new() }
     }
 
-    /// Writes it beside the place and moves it there, so that a reader finds a whole ledger or none.
+    /// Writes it, so that a reader finds a whole ledger or none.
     ///
     /// # Errors
-    /// Where the file cannot be written; the error names it.
+    /// Where the file cannot be written, or the path names something else than a file; the error names it.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let text = serde_json::to_vec(self).expect("a ledger is always JSON");
-        let beside = path.with_extension("partial");
-        fs::write(&beside, text).and_then(|()| fs::rename(&beside, path)).map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot write the ledger {}: {error}", path.display()))
-        })
+        file::replace(path, &text).map_err(|error| cannot_write(path, &error))
+    }
+
+    /// Whether a ledger could be saved there, as far as that can be told before the run.
+    ///
+    /// # Errors
+    /// As [`save`](Ledger::save).
+    pub fn check_place(path: &Path) -> io::Result<()> {
+        file::check_replaceable(path).map_err(|error| cannot_write(path, &error))
     }
 
     /// Reads a ledger, and checks that its numbers can be true.
@@ -112,6 +118,10 @@ impl Ledger {
     pub fn sender(&self, entry: &Entry) -> Option<Sender> {
         Some(Sender { run: self.run_id()?, worker: entry.worker, conn: entry.conn })
     }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write the ledger {}: {error}", path.display()))
 }
 
 impl Entry {

@@ -4,6 +4,7 @@
 
 use crate::notice;
 use crate::worker::{Summary, Worker};
+use ringest_sys::file;
 use ringest_sys::signal::{Signal, Signals};
 use std::fmt;
 use std::fs;
@@ -188,6 +189,7 @@ pub fn exit_code(signal: Signal) -> u8 {
 #[derive(Debug)]
 pub struct ReadyFile {
     path: PathBuf,
+    text: String,
 }
 
 impl ReadyFile {
@@ -198,18 +200,20 @@ impl ReadyFile {
     /// The file cannot be written; the message names it.
     pub fn write(path: PathBuf, bound: SocketAddr, udp: Option<SocketAddr>) -> io::Result<ReadyFile> {
         let udp = udp.map_or(String::new(), |udp| format!(" udp={udp}"));
-        let mut unfinished = path.clone().into_os_string();
-        unfinished.push(format!(".{}", process::id()));
-        fs::write(&unfinished, format!("{bound} {}{udp}\n", process::id()))
-            .and_then(|()| fs::rename(&unfinished, &path))
+        let text = format!("{bound} {}{udp}\n", process::id());
+        file::replace(&path, text.as_bytes())
             .map_err(|err| io::Error::new(err.kind(), format!("cannot write READY_FILE {}: {err}", path.display())))?;
-        Ok(ReadyFile { path })
+        Ok(ReadyFile { path, text })
     }
 }
 
 impl Drop for ReadyFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path); // Somebody else may have removed it already.
+        // Somebody else may have removed it already, or put something of theirs there.
+        let is_file = fs::symlink_metadata(&self.path).is_ok_and(|there| there.is_file());
+        if is_file && fs::read_to_string(&self.path).is_ok_and(|text| text == self.text) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -230,12 +234,29 @@ mod tests {
         let ready_too = ReadyFile::write(path.clone(), bound, Some(bound)).unwrap();
         let text = format!("127.0.0.1:9000 {} udp=127.0.0.1:9000\n", process::id());
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        std::mem::forget(ready_too); // The same file.
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        drop(ready);
+        drop((ready, ready_too));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         let message = ReadyFile::write(dir.path().join("no/ready"), bound, None).unwrap_err().to_string();
         assert!(message.contains("READY_FILE") && message.contains("no/ready"), "{message}");
+    }
+
+    #[test]
+    fn a_ready_file_takes_the_place_of_files_alone_and_takes_away_only_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kept, link) = (dir.path().join("kept"), dir.path().join("link"));
+        let bound: SocketAddr = "127.0.0.1:9000".parse().unwrap();
+        fs::write(&kept, "kept").unwrap();
+        std::os::unix::fs::symlink(&kept, &link).unwrap();
+        let message = ReadyFile::write(link.clone(), bound, None).unwrap_err().to_string();
+        assert!(message.contains("no regular file") && message.contains("link"), "{message}");
+        assert!(link.is_symlink() && fs::read_to_string(&kept).unwrap() == "kept");
+
+        let path = dir.path().join("ready");
+        let ready = ReadyFile::write(path.clone(), bound, None).unwrap();
+        fs::write(&path, "127.0.0.1:9001 1\n").unwrap();
+        drop(ready);
+        assert!(path.exists(), "it is another server's by now");
     }
 
     #[test]

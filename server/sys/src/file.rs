@@ -1,12 +1,14 @@
-//! What the standard library lacks for files: space ahead of time, writes past the page cache, one owner per directory.
+//! What the standard library lacks for files: space ahead of time, writes past the page cache, one owner per directory,
+//! a file that is replaced whole.
 //!
 //! It never chooses between them and never retries.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process;
 
 /// Reserves disk space for the first `len` bytes and makes the file at least that long; the new bytes read as zeros.
 ///
@@ -68,6 +70,49 @@ pub fn fdatasync(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
+/// Makes a file of these bytes, in the place of another or of none: who opens it finds all of the old or all of the new.
+///
+/// Fails as [`check_replaceable`] does, and leaves nothing behind then. Nothing is made durable.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    check_replaceable(path)?;
+    let (mut file, beside) = create_beside(path)?;
+    let replaced = file.write_all(bytes).and_then(|()| fs::rename(&beside, path));
+    if replaced.is_err() {
+        let _ = fs::remove_file(&beside); // The error that is told is the first.
+    }
+    replaced
+}
+
+/// Fails with `InvalidInput` where a path names something that [`replace`] must not put a file in the place of: a device,
+/// a pipe, a directory, a symbolic link.
+pub fn check_replaceable(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if !there.is_file() => {
+            let reason = "what is there is no regular file and is not replaced; name another place";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
+        }
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// A new file in the same directory, under a name that nobody has.
+fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
+    // The number is the same at each start in a container, so that a crash may have left one behind.
+    let mut attempts = 0;
+    loop {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}-{attempts}.part", process::id()));
+        match OpenOptions::new().write(true).create_new(true).open(&name) {
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists && attempts < BESIDE_MAX => attempts += 1,
+            made => return Ok((made?, name.into())),
+        }
+    }
+}
+
+/// Names tried for a new file.
+const BESIDE_MAX: u32 = 100;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +163,35 @@ mod tests {
         assert!(!lock_exclusive(&second).unwrap());
         drop(first);
         assert!(lock_exclusive(&second).unwrap());
+    }
+
+    #[test]
+    fn a_file_is_replaced_and_anything_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        // What others have left under a name of ours stays theirs.
+        let foreign = dir.path().join(format!("ledger.{}-0.part", process::id()));
+        fs::write(&foreign, "theirs").unwrap();
+        for text in ["first", "second"] {
+            replace(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        let (link, socket, inner) = (dir.path().join("link"), dir.path().join("socket"), dir.path().join("inner"));
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        fs::create_dir(&inner).unwrap();
+        for place in [&link, &socket, &inner, &PathBuf::from("/dev/null")] {
+            let kind = fs::symlink_metadata(place).unwrap().file_type();
+            assert_eq!(check_replaceable(place).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(fs::symlink_metadata(place).unwrap().file_type(), kind);
+        }
+        for place in [&link, &socket, &inner] {
+            assert_eq!(replace(place, b"third").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "second");
+        assert_eq!(fs::read_to_string(&foreign).unwrap(), "theirs");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5, "nothing is left behind");
+        assert_eq!(replace(&dir.path().join("no/ledger"), b"x").unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
