@@ -11,8 +11,8 @@ use std::time::Duration;
 
 /// Sends log lines to a Ringest server and measures what becomes of them.
 ///
-/// Exit codes: 0 pass, 1 could not run, 2 usage, 3 gate breached, 5 lines lost, duplicated or corrupted,
-/// 129/130/143 interrupted, with a partial report.
+/// Exit codes: 0 pass, 1 could not run, 2 usage, 3 gate breached or connections lost for good, 5 lines lost,
+/// duplicated or corrupted, 129/130/143 interrupted, with a partial report.
 #[derive(Debug, Parser)]
 #[command(name = "ringest-loadgen", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {

@@ -4,12 +4,12 @@ use ringest_loadgen::cli::{Cli, Command, Reconcile, Sink};
 use ringest_loadgen::config::Config;
 use ringest_loadgen::ledger::Ledger;
 use ringest_loadgen::reconcile::Reconciler;
-use ringest_loadgen::report::Report;
 use ringest_loadgen::run::{Finished, run};
 use ringest_loadgen::sink;
 use ringest_sys::cpu;
 use ringest_sys::signal::{Signal, Signals};
 use serde::Serialize;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::net::TcpListener;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err((code, why)) => {
-            eprintln!("ringest-loadgen: {why}");
+            say(&why);
             ExitCode::from(code)
         }
     }
@@ -42,42 +42,58 @@ fn main() -> ExitCode {
 
 fn send(config: &Config) -> Result<u8, (u8, String)> {
     let could_not = |why| (COULD_NOT_RUN, why);
+    if let Some(path) = &config.ledger {
+        Ledger::check_place(path).map_err(|error| could_not(error.to_string()))?;
+    }
     let signals = Signals::new().map_err(|error| could_not(format!("cannot listen for signals: {error}")))?;
     let quiet = config.quiet;
     let mut show = |line: &str| {
         if !quiet {
-            eprintln!("{line}");
+            say_plainly(line);
         }
     };
     let finished = run(config, &signals, &mut show).map_err(could_not)?;
-    for complaint in &finished.report.verification.complaints {
-        eprintln!("ringest-loadgen: {complaint}");
-    }
+    finished.report.verification.complaints.iter().for_each(|complaint| say(complaint));
     if let Some(path) = &config.ledger {
         finished.ledger.save(path).map_err(|error| could_not(error.to_string()))?;
     }
     if let Some(path) = &config.json {
         write_json(path, &finished.report).map_err(could_not)?;
     }
-    if !quiet {
-        print_table(&finished.report, config.json.as_deref());
-    }
     let code = code(&finished);
     if code == COULD_NOT_RUN {
-        eprintln!("ringest-loadgen: no line was answered; is that a Ringest server, and does it make progress?");
+        say("no line was answered; is that a Ringest server, and does it make progress?");
+    }
+    if !quiet {
+        for test in &finished.report.tests {
+            print(test, config.json.as_deref()).map_err(could_not)?;
+        }
     }
     Ok(code)
 }
 
-/// The table goes to standard output, unless the JSON does.
-fn print_table(report: &Report, json: Option<&Path>) {
-    for test in &report.tests {
-        if json == Some(Path::new("-")) {
-            eprintln!("{test}");
-        } else {
-            println!("{test}");
-        }
+/// What is for people goes to standard output, unless the JSON does. That nobody reads it any more is no failure.
+fn print(what: &impl fmt::Display, json: Option<&Path>) -> Result<(), String> {
+    if json == Some(Path::new("-")) {
+        say_plainly(&what.to_string());
+        return Ok(());
     }
+    match writeln!(io::stdout(), "{what}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to standard output: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A sentence on standard error.
+fn say(sentence: &str) {
+    say_plainly(&format!("ringest-loadgen: {sentence}"));
+}
+
+/// A line on standard error. A reader that is gone must not end a run, as `eprintln!` would.
+fn say_plainly(line: &str) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 fn code(finished: &Finished) -> u8 {
@@ -112,11 +128,7 @@ fn reconcile(what: &Reconcile) -> Result<u8, (u8, String)> {
     if let Some(path) = &what.json {
         write_json(path, &findings).map_err(could_not)?;
     }
-    if what.json.as_deref() == Some(Path::new("-")) {
-        eprintln!("{findings}");
-    } else {
-        println!("{findings}");
-    }
+    print(&findings, what.json.as_deref()).map_err(could_not)?;
     Ok(if findings.pass() { 0 } else { LINES_WRONG })
 }
 
@@ -125,7 +137,7 @@ fn serve_sink(place: &Sink) -> Result<(), (u8, String)> {
         cpu::pin_current(cpu).map_err(|error| (COULD_NOT_RUN, error.to_string()))?;
     }
     let serve = |listener: TcpListener| {
-        println!("{}", listener.local_addr()?);
+        writeln!(io::stdout(), "{}", listener.local_addr()?)?;
         sink::serve(&listener)
     };
     TcpListener::bind(place.listen)
@@ -136,11 +148,10 @@ fn serve_sink(place: &Sink) -> Result<(), (u8, String)> {
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), String> {
     let mut text = serde_json::to_vec_pretty(value).expect("a report is always JSON");
     text.push(b'\n');
-    let outcome = match path.to_str() {
-        Some("-") => io::stdout().write_all(&text),
-        _ => std::fs::write(path, text),
-    };
-    outcome.map_err(|error| format!("cannot write {}: {error}", path.display()))
+    match path.to_str() {
+        Some("-") => io::stdout().write_all(&text).map_err(|error| format!("cannot write to standard output: {error}")),
+        _ => std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display())),
+    }
 }
 
 const READ_LEN: usize = 1 << 20;

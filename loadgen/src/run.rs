@@ -294,7 +294,8 @@ fn task(config: &Config, worker: u64, peer: SocketAddr) -> Task {
 
 fn test(config: &Config, sum: &Sum, signal: Option<Signal>) -> Test {
     let tally = &sum.tally;
-    let gates: Vec<Gate> = config.error_rate_max.iter().map(|limit| error_gate(tally, *limit)).collect();
+    let mut gates: Vec<Gate> = config.error_rate_max.iter().map(|limit| error_gate(tally, *limit)).collect();
+    gates.extend(given_up_gate(tally));
     let verdict = match signal {
         Some(_) => "interrupted",
         None if gates.iter().all(|gate| gate.pass) => "pass",
@@ -396,6 +397,12 @@ fn error_gate(tally: &Tally, limit: f64) -> Gate {
     // Nothing offered is nothing proved.
     let pass = actual <= limit && tally.offered > 0;
     Gate { expr: "error_rate".into(), actual, limit, pass }
+}
+
+/// A run that lost connections for good measured something else than what was asked for, however few lines it cost.
+fn given_up_gate(tally: &Tally) -> Option<Gate> {
+    let actual = tally.given_up as f64;
+    (tally.given_up > 0).then(|| Gate { expr: "connections_given_up".into(), actual, limit: 0.0, pass: false })
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

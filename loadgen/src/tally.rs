@@ -27,6 +27,8 @@ pub struct Tally {
     pub late_ours: u64,
     /// Open loop: lines sent late because no connection had room.
     pub late_blocked: u64,
+    /// Connections that were given up: no other in their place would have got further.
+    pub given_up: u64,
     /// `$nack` answers.
     pub nacks: u64,
     /// `$goaway` answers.
@@ -77,6 +79,7 @@ impl Tally {
         self.connects += other.connects;
         self.late_ours += other.late_ours;
         self.late_blocked += other.late_blocked;
+        self.given_up += other.given_up;
         self.nacks += other.nacks;
         self.goaways += other.goaways;
         other.failures.iter().for_each(|(reason, count)| bump(&mut self.failures, reason, *count));

@@ -295,6 +295,7 @@ impl Worker {
         if let Err(error) = self.poller.wait(Some(timeout), &mut self.ready) {
             self.kit.desk(0).complain(format!("waiting for sockets failed: {error}"));
             self.kit.tally.fault("poll_failed");
+            self.kit.tally.given_up += (self.connections.len() - self.over) as u64;
             self.over = self.connections.len();
             return;
         }
@@ -471,14 +472,21 @@ impl Worker {
         }
         let outstanding = connection.books().flight.outstanding();
         match connection.mode() {
-            _ if !fault.again() => self.end(at),
+            _ if !fault.again() => self.give_up(at),
             Mode::Session if self.sending || outstanding > 0 => {
                 connection.put_down(None, now_ns);
                 self.set_timer(at);
             }
             Mode::Plain if self.sending => self.replace(at, now_ns),
+            Mode::Plain if outstanding > 0 => self.give_up(at),
             Mode::Plain | Mode::Session => self.end(at),
         }
+    }
+
+    /// It was to do more, and cannot.
+    fn give_up(&mut self, at: usize) {
+        self.kit.tally.given_up += 1;
+        self.end(at);
     }
 
     /// A plain connection broke: nobody knows what became of its last lines, so another takes its place under a number

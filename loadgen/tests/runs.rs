@@ -276,6 +276,62 @@ fn an_interrupted_run_leaves_a_report_and_a_ledger() {
 }
 
 #[test]
+fn a_run_that_loses_its_server_for_good_does_not_pass() {
+    for arguments in ["-n 100000 -R 500 --mode session", "-d 20s -R 500 --mode plain", "-d 20s --mode session -p 10"] {
+        let server = Server::start(Script::default());
+        let doomed = server.clone();
+        let death = std::thread::spawn(move || (pause(), doomed.die()));
+        let (output, report) = run(&server, &format!("-c 2 --reconnect-for 300ms --drain 300ms {arguments}"));
+        death.join().unwrap();
+        assert!(results(&report)["acked"].as_u64().unwrap() > 0, "the server was there first");
+        assert_eq!(report["tests"][0]["verdict"], "fail", "{arguments}");
+        assert_eq!(output.status.code(), Some(3), "{arguments}: {}", stderr(&output));
+        assert!(stderr(&output).contains("nothing listens there"), "{}", stderr(&output));
+        assert_eq!(report["verification"]["books_closed"], true);
+    }
+}
+
+#[test]
+fn a_ledger_takes_the_place_of_files_alone_and_that_is_said_before_the_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let (kept, link) = (directory.path().join("kept"), directory.path().join("link"));
+    let foreign = directory.path().join("ledger.partial");
+    std::fs::write(&kept, "kept").unwrap();
+    std::fs::write(&foreign, "theirs").unwrap();
+    std::os::unix::fs::symlink(&kept, &link).unwrap();
+    let server = Server::start(Script::default());
+    let (output, _) = run(&server, &format!("-n 10 --ledger {}", link.display()));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no regular file"), "{}", stderr(&output));
+    assert!(link.is_symlink() && std::fs::read_to_string(&kept).unwrap() == "kept");
+    assert_eq!(server.connections(), 0, "nothing was sent for a run whose ledger could not be kept");
+
+    let (output, _) = run(&server, &format!("-n 10 --ledger {}", directory.path().join("ledger.json").display()));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(std::fs::read_to_string(&foreign).unwrap(), "theirs");
+}
+
+#[test]
+fn an_output_that_is_full_or_gone_is_an_end_with_a_sentence() {
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let server = Server::start(Script::default());
+    let port = server.addr.port();
+    for arguments in ["-n 10 -q", "-n 10", "-n 10 --json -"] {
+        let mut command = loadgen(&format!("--host 127.0.0.1 --port {port} {arguments}"));
+        let output = command.stdout(full()).stderr(Stdio::piped()).output().unwrap();
+        let wrote = !arguments.contains("-q");
+        assert_eq!(output.status.code(), Some(i32::from(wrote)), "{arguments}: {}", stderr(&output));
+        assert_eq!(stderr(&output).contains("standard output"), wrote, "{}", stderr(&output));
+    }
+    // Nobody reads the table, and nobody the progress: the run is none the worse for it.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = loadgen(&format!("--host 127.0.0.1 --port {port} -n 10"));
+    let status = command.stdout(writer).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
 fn a_server_that_goes_away_for_good_ends_the_run_and_fails_what_was_owed() {
     let script = Script { break_after: Some(50), breaks: u64::MAX, ..Script::default() };
     let server = Server::start(script);

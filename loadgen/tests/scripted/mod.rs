@@ -47,6 +47,8 @@ struct State {
     nacks: u64,
     broken: u64,
     connections: u64,
+    open: Vec<TcpStream>,
+    is_dead: bool,
 }
 
 impl Server {
@@ -57,12 +59,29 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (server, stream) = (shared.clone(), stream.unwrap());
-                server.state.lock().unwrap().connections += 1;
+                let mut state = server.state.lock().unwrap();
+                if state.is_dead {
+                    return;
+                }
+                state.connections += 1;
+                state.open.push(stream.try_clone().unwrap());
+                drop(state);
                 // A connection that the client gave up is not the server's failure.
                 thread::spawn(move || drop(server.serve(&script, stream)));
             }
         });
         server
+    }
+
+    /// Ends all connections, and takes no more.
+    pub(crate) fn die(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.is_dead = true;
+        // Those that have ended already cannot be ended.
+        state.open.drain(..).for_each(|stream| drop(stream.shutdown(std::net::Shutdown::Both)));
+        drop(state);
+        // The listener goes with the thread that waits for one more.
+        drop(TcpStream::connect(self.addr));
     }
 
     pub(crate) fn stored(&self) -> Vec<u8> {
