@@ -6,7 +6,7 @@
 use crate::notice;
 use crate::storage::is_served;
 use crate::storage::layout;
-use crate::storage::survey::{self, Rest, Segment};
+use crate::storage::survey::{self, Foreign, Rest, Segment};
 use ringest_ingest::scan::{Item, StoredRun, scan};
 use ringest_ingest::{SegmentFormat, SegmentId};
 use std::collections::HashMap;
@@ -47,6 +47,7 @@ pub fn verify(path: &Path) -> io::Result<ExitCode> {
     let mut bytes = Vec::new();
     for shard in &stored.shards {
         let mut order = HashMap::new();
+        findings.check_names(shard);
         for segment in &shard.segments {
             findings.check_shape(segment, stored.is_served);
             read_counted(segment, &mut bytes)?;
@@ -54,10 +55,10 @@ pub fn verify(path: &Path) -> io::Result<ExitCode> {
         }
     }
     quietly(|out| {
-        for sentence in &findings.sentences {
+        for sentence in findings.sentences.iter().chain(&findings.remarks) {
             writeln!(out, "{sentence}")?;
         }
-        let Findings { segments, blocks, rows, bytes, sentences } = &findings;
+        let Findings { segments, blocks, rows, bytes, sentences, remarks: _ } = &findings;
         let verdict = if sentences.is_empty() { "all of it proves itself" } else { "NOT all of it proves itself" };
         writeln!(out, "{rows} records, {blocks} blocks, {segments} segments, {bytes} bytes: {verdict}")
     })?;
@@ -104,6 +105,7 @@ struct Stored {
 struct ShardView {
     label: String,
     segments: Vec<Segment>,
+    foreign: Vec<(PathBuf, Foreign)>,
 }
 
 impl Stored {
@@ -117,6 +119,7 @@ impl Stored {
             return Ok(Stored { shards: vec![ShardView::read(path)?], is_served });
         }
         let dirs = layout::shard_dirs(path).map_err(|err| named(err, path))?;
+        say_strangers(path)?;
         if dirs.is_empty() {
             let reason = "is neither a log directory nor one of a shard nor a segment: it has no shard-NN in it";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} {reason}", path.display())));
@@ -132,12 +135,11 @@ impl Stored {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         };
         let segments = vec![survey::survey_file(id, path.to_owned())?];
-        if segments[0].is_foreign {
-            let reason = format!("{} was compressed, but not by a server: {READ_IT_ELSEWHERE}", path.display());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        if let Some(foreign) = segments[0].foreign {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {foreign}", path.display())));
         }
         let is_served = path.ancestors().nth(2).is_some_and(is_served);
-        Ok(Stored { shards: vec![ShardView { label: "-".into(), segments }], is_served })
+        Ok(Stored { shards: vec![ShardView { label: "-".into(), segments, foreign: Vec::new() }], is_served })
     }
 }
 
@@ -145,11 +147,23 @@ impl ShardView {
     fn read(dir: &Path) -> io::Result<ShardView> {
         let label = layout::shard_of(dir).map_or("-".into(), |shard| format!("{:02}", shard.0));
         let survey = survey::survey(dir)?;
-        for path in &survey.foreign {
-            notice!("{}: compressed, but not by a server: {READ_IT_ELSEWHERE}", path.display());
+        for (path, foreign) in &survey.foreign {
+            notice!("{}: {foreign}", path.display());
         }
-        Ok(ShardView { label, segments: survey.segments })
+        say_strangers(dir)?;
+        Ok(ShardView { label, segments: survey.segments, foreign: survey.foreign })
     }
+}
+
+/// Says what has a name that means something here and cannot be read.
+fn say_strangers(dir: &Path) -> io::Result<()> {
+    for path in layout::strangers(dir).map_err(|err| named(err, dir))? {
+        notice!(
+            "{}: its name is that of a segment, a snapshot or a shard, and it is none; it is left out",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 /// The state of a segment, in as few words as tell what to do.
@@ -160,8 +174,8 @@ fn state(segment: &Segment, is_served: bool) -> String {
         Rest::Zeros => "open".into(),
         Rest::Nothing => "cut".into(),
         Rest::Void => format!("failed at {at}, goes on in a later segment"),
-        Rest::Torn | Rest::Unfinished { .. } if is_served => "open, being written".into(),
-        Rest::Torn => format!("torn at {at}"),
+        Rest::Torn { .. } | Rest::Unfinished { .. } if is_served => "open, being written".into(),
+        Rest::Torn { .. } => format!("torn at {at}"),
         Rest::Unfinished { to } => format!("torn at {at}, unacknowledged blocks up to {to}"),
     };
     for range in &segment.damage {
@@ -178,12 +192,42 @@ struct Findings {
     rows: u64,
     bytes: u64,
     sentences: Vec<String>,
+    /// What need not be wrong.
+    remarks: Vec<String>,
 }
 
 /// The incarnation and the number that each producer's next run has to be behind.
 type Order = HashMap<String, (u64, u64)>;
 
 impl Findings {
+    /// What is not there, and what should not be.
+    fn check_names(&mut self, shard: &ShardView) {
+        for (path, foreign) in &shard.foreign {
+            match foreign {
+                Foreign::Compressed => {} // Somebody saves room, and has been told.
+                Foreign::Unknown => self.sentences.push(format!("{}: {foreign}", path.display())),
+            }
+        }
+        let newest = shard.segments.last().map(|segment| segment.id);
+        for segment in &shard.segments {
+            if segment.len == 0 && Some(segment.id) != newest {
+                self.say(segment, format_args!("empty, though there are later ones: no server leaves one like this"));
+            }
+        }
+        let mut ids: Vec<u64> = shard.segments.iter().map(|segment| segment.id.0).collect();
+        ids.extend(shard.foreign.iter().filter_map(|(path, _)| layout::segment_of(path)).map(|id| id.0));
+        ids.sort_unstable();
+        for pair in ids.windows(2).filter(|pair| pair[1] > pair[0] + 1) {
+            self.remarks.push(format!(
+                "shard {}: segments {} to {} are not here; a start removes those that hold nothing, so they need not have \
+                 held anything",
+                shard.label,
+                pair[0] + 1,
+                pair[1] - 1
+            ));
+        }
+    }
+
     /// What recovery would change.
     fn check_shape(&mut self, segment: &Segment, is_served: bool) {
         let keep = segment.keep;
@@ -192,8 +236,10 @@ impl Findings {
         }
         match segment.rest {
             Rest::Nothing | Rest::Zeros | Rest::Void => {}
-            Rest::Torn | Rest::Unfinished { .. } if is_served => {}
-            Rest::Torn => self.say(segment, format_args!("a write was cut off at byte {keep}")),
+            Rest::Torn { .. } | Rest::Unfinished { .. } if is_served => {}
+            Rest::Torn { .. } => {
+                self.say(segment, format_args!("a write was cut off at byte {keep}, or damaged later"))
+            }
             Rest::Unfinished { to } => self.say(
                 segment,
                 format_args!("a write was cut off at byte {keep}; what follows up to {to} was acknowledged to nobody"),
@@ -292,6 +338,5 @@ fn named(err: io::Error, path: &Path) -> io::Error {
     io::Error::new(err.kind(), format!("cannot read {}: {err}", path.display()))
 }
 
-const READ_IT_ELSEWHERE: &str = "it is left out; read it with zcat";
 /// Bytes gathered for one write to standard output.
 const OUTPUT_LEN: usize = 256 << 10;

@@ -260,7 +260,11 @@ fn create_dir(dir: &Path) -> io::Result<()> {
     }
     match fs::create_dir(dir) {
         Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
-        _ => {}
+        Err(_) if !dir.is_dir() => {
+            let reason = "something else has that name; move it away";
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, reason));
+        }
+        Ok(()) | Err(_) => {}
     }
     sync_dir(parent.unwrap_or(Path::new(".")))
 }

@@ -10,13 +10,14 @@ use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 use support::client::{Client, PATIENCE, Settled};
 use support::disk::SmallDisk;
 use support::lines::{OK, code, joined, json, origin, record};
 use support::on_each_backend;
-use support::process::{Setup, can_run, segment_mib};
+use support::process::{Setup, can_run, segment_mib, texts};
 
 on_each_backend!(each_kind_of_bad_line_is_named_and_the_next_line_is_fine, |setup: Setup| {
     let nested = |open: &str, close: &str| {
@@ -334,6 +335,12 @@ on_each_backend!(a_damaged_segment_is_told_set_aside_and_read_around, |setup: Se
     assert!(said.contains(path.file_name().unwrap().to_str().unwrap()), "and names the file: {said}");
 
     for start in 1..=2 {
+        // What a snapshot of producers covers would not be read.
+        for entry in fs::read_dir(setup.dir().join("shard-00")).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.extension().is_some_and(|name| name == "producers") {
+                fs::remove_file(entry).unwrap();
+            }
+        }
         let server = setup.start();
         let mut client = server.connect();
         assert_eq!(client.ask(record("after", start)), OK, "the server starts");
@@ -386,11 +393,24 @@ on_each_backend!(strange_files_in_the_log_directory_are_left_alone, |setup: Setu
         [setup.dir().join("notes.txt"), shard.join("00000000000000000002.ndjson.bak"), shard.join("x.ndjson")];
     strange.iter().for_each(|path| fs::write(path, "mine").unwrap());
     fs::write(shard.join("00000000000000000009.ndjson"), "").unwrap();
-    let mut garbage = fs::File::create(shard.join("00000000000000000007.ndjson")).unwrap();
-    garbage.write_all(b"this was never a segment\n").unwrap();
+    let garbage = shard.join("00000000000000000007.ndjson");
+    fs::write(&garbage, "mine").unwrap();
+    // Whoever opens a pipe waits for its other end.
+    let nodes = [shard.join("00000000000000000011.ndjson"), shard.join("00000000000000000011.producers")];
+    nodes.iter().for_each(|path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success()));
+    let dirs = [shard.join("00000000000000000012.ndjson.gz"), shard.join("00000000000000000012.producers")];
+    dirs.iter().for_each(|path| fs::create_dir(path).unwrap());
+    fs::write(setup.dir().join("shard-03"), "mine").unwrap();
     let server = setup.start();
     assert_eq!(server.connect().ask(record("p", 2)), OK);
+    let said = server.stderr();
+    for path in nodes.iter().chain(&dirs).chain([&garbage, &setup.dir().join("shard-03")]) {
+        assert!(said.contains(path.to_str().unwrap()), "it says what it leaves out: {said}");
+    }
     server.stop();
+    strange.iter().chain([&garbage]).for_each(|path| assert!(path.is_file()));
+    let verified = setup.verify();
+    assert!(!verified.status.success() && texts(&verified).contains("7.ndjson: named like a segment"));
     strange.iter().for_each(|path| assert_eq!(fs::read(path).unwrap(), b"mine", "{}", path.display()));
     assert_eq!(setup.records(), [record("p", 1), record("p", 2)]);
 });

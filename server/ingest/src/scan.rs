@@ -110,6 +110,15 @@ pub fn is_foreign(bytes: &[u8]) -> bool {
     bytes.starts_with(&member::MAGIC[..2]) && member::line_len(bytes).is_none()
 }
 
+/// Whether a segment can have been begun with these bytes, of which only those before the first zero were written.
+pub fn may_be_segment(bytes: &[u8]) -> bool {
+    let written = &bytes[..memchr::memchr(0, bytes).unwrap_or(bytes.len())];
+    [SEGMENT_PREFIX, &member::MAGIC[..2]].iter().any(|prefix| {
+        let common = written.len().min(prefix.len());
+        written[..common] == prefix[..common]
+    })
+}
+
 /// The walk; see [`scan`].
 #[derive(Debug)]
 pub struct Scan<'a> {
@@ -222,6 +231,8 @@ fn is_unwritten(bytes: &[u8], range: Range<usize>) -> bool {
     })
 }
 
+/// What the first line of a segment begins with.
+const SEGMENT_PREFIX: &[u8] = b"{\"$seg\":";
 /// The unit in which disks write, or a part of that.
 const SECTOR: usize = 512;
 /// No compressed bytes end a sector like this, unless what they hold is one byte over and over.

@@ -65,7 +65,7 @@ pub fn shard_dirs(log_dir: &Path) -> io::Result<Vec<(ShardId, PathBuf)>> {
 /// # Errors
 /// The directory cannot be read.
 pub fn segments(shard_dir: &Path) -> io::Result<Vec<(SegmentId, PathBuf)>> {
-    list(shard_dir, segment_of)
+    files(shard_dir, segment_of)
 }
 
 /// The snapshots in a shard's directory, oldest first.
@@ -73,7 +73,35 @@ pub fn segments(shard_dir: &Path) -> io::Result<Vec<(SegmentId, PathBuf)>> {
 /// # Errors
 /// The directory cannot be read.
 pub fn snapshots(shard_dir: &Path) -> io::Result<Vec<(SegmentId, PathBuf)>> {
-    list(shard_dir, snapshot_of)
+    files(shard_dir, snapshot_of)
+}
+
+/// What has one of these names in a log directory and is no directory, or in a shard's and is no file: pipes, devices,
+/// links that lead nowhere. Nothing of it is ever opened, because opening a pipe waits for its writer.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn strangers(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let named =
+        list(dir, |path| segment_of(path).or_else(|| snapshot_of(path)).map(|_| ()).filter(|()| !path.is_file()))?;
+    let dirs = list(dir, |path| shard_of(path).map(|_| ()).filter(|()| !path.is_dir()))?;
+    Ok(named.into_iter().chain(dirs).map(|(_, path)| path).collect())
+}
+
+/// The last id that is taken in a shard's directory, by whatever has the name.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn last_id(shard_dir: &Path) -> io::Result<Option<SegmentId>> {
+    let taken = list(shard_dir, |path| segment_of(path).or_else(|| snapshot_of(path)))?;
+    Ok(taken.last().map(|(id, _)| *id))
+}
+
+/// Those that are files, or links to some.
+fn files<T: Ord>(dir: &Path, read: impl Fn(&Path) -> Option<T>) -> io::Result<Vec<(T, PathBuf)>> {
+    let mut found = list(dir, read)?;
+    found.retain(|(_, path)| path.is_file());
+    Ok(found)
 }
 
 fn list<T: Ord>(dir: &Path, read: impl Fn(&Path) -> Option<T>) -> io::Result<Vec<(T, PathBuf)>> {

@@ -64,6 +64,12 @@ pub fn recover(log_dir: &Path, shards: u16) -> io::Result<Recovery> {
     let mut recovery = Recovery::empty(shards);
     let mut producers = HashMap::new();
     let dirs = layout::shard_dirs(log_dir).map_err(|err| at_path(err, "cannot read", log_dir))?;
+    for path in layout::strangers(log_dir).map_err(|err| at_path(err, "cannot read", log_dir))? {
+        recovery.oddities.push(format!(
+            "{}: its name is that of a shard's directory, and it is none; it is left out",
+            path.display()
+        ));
+    }
     for (shard, dir) in dirs {
         let next_segment = next_segment(&dir)?;
         if let Some(entry) = recovery.shards.get_mut(usize::from(shard.0)) {
@@ -80,8 +86,14 @@ pub fn recover(log_dir: &Path, shards: u16) -> io::Result<Recovery> {
                 recovery.oddities.push(format!("{path}: written by shard {}, not by this one", named.0));
             }
         }
-        for path in &survey.foreign {
-            recovery.oddities.push(format!("{}: compressed, but not by a server; it is left alone", path.display()));
+        for (path, what) in &survey.foreign {
+            recovery.oddities.push(format!("{}: {what}", path.display()));
+        }
+        for path in layout::strangers(&dir).map_err(|err| at_path(err, "cannot read", &dir))? {
+            recovery.oddities.push(format!(
+                "{}: its name is that of a segment or a snapshot, and it is none; it is left out",
+                path.display()
+            ));
         }
         recovery.settle(&dir, &survey.segments)?;
         recovery.counts.covered += layout::segments(&dir)?.iter().filter(|(id, _)| Some(*id) <= covered).count() as u64;
@@ -125,6 +137,7 @@ impl Recovery {
             self.shorten(segment)?;
         }
         // Then from the newest back: once the gap is gone, nothing would tell that what lies behind it must not count.
+        let newest = segments.last().map(|segment| segment.id);
         for segment in segments.iter().rev() {
             for range in &segment.damage {
                 self.counts.damaged_ranges += 1;
@@ -133,9 +146,21 @@ impl Recovery {
             if let Rest::Unfinished { to } = segment.rest {
                 self.set_aside(dir, segment, segment.keep..to, "behind a write that was cut off, so cut off too");
             }
+            let mut is_safe = true;
+            if let Rest::Torn { to } = segment.rest {
+                is_safe = self.set_aside(dir, segment, segment.keep..to, TORN);
+            }
+            if segment.len == 0 && Some(segment.id) != newest {
+                self.oddities.push(format!("{}: empty, though there are later ones; removed", segment.path.display()));
+            }
             if segment.is_empty() {
                 if segment.rest != Rest::Void {
                     self.note_cut(segment, segment.len);
+                }
+                // One that ends in zeros was in use, so that what is in it is its first write, which was cut off.
+                let is_first_write = matches!(segment.rest, Rest::Torn { to } if to < segment.len);
+                if !is_safe && !is_first_write {
+                    continue; // There may be room for a copy at the next start.
                 }
                 remove_durably(&segment.path).map_err(|err| at_path(err, "cannot remove", &segment.path))?;
                 continue;
@@ -162,29 +187,28 @@ impl Recovery {
         let (path, keep) = (segment.path.display(), segment.keep);
         match segment.rest {
             Rest::Nothing | Rest::Zeros => {}
-            Rest::Torn => {
-                self.counts.truncated_bytes += len;
-                self.oddities.push(format!("{path}: a write was cut off; the file ends at byte {keep} now"));
-            }
             Rest::Void => {
                 self.counts.truncated_bytes += len;
                 self.oddities.push(format!("{path}: failed at byte {keep}; what followed is in a later segment"));
             }
             // Told when it was set aside.
-            Rest::Unfinished { .. } => self.counts.truncated_bytes += len,
+            Rest::Torn { .. } | Rest::Unfinished { .. } => self.counts.truncated_bytes += len,
         }
     }
 
     /// Copies a range of a segment to where it disturbs nobody. Where that fails it is told: what is damaged is still
-    /// in its segment, and what is behind a cut-off write was promised to nobody, so a full disk stops no server.
-    fn set_aside(&mut self, dir: &Path, segment: &Segment, range: Range<u64>, why: &str) {
+    /// in its segment, and what is behind a cut-off write was promised to nobody, so a full disk stops no server. Whether
+    /// there is a copy.
+    fn set_aside(&mut self, dir: &Path, segment: &Segment, range: Range<u64>, why: &str) -> bool {
         let (from, to) = (range.start, range.end);
         let name = format!("{:020}-{from}-{to}.bin", segment.id.0);
-        let told = match copy_aside(dir, &segment.path, range, &name) {
+        let copied = copy_aside(dir, &segment.path, range, &name);
+        let told = match &copied {
             Ok(()) => format!("copied to {QUARANTINE}/{name}"),
             Err(err) => format!("it could not be copied to {QUARANTINE}/{name}: {err}"),
         };
         self.oddities.push(format!("{}: bytes {from} to {to} are {why}; {told}", segment.path.display()));
+        copied.is_ok()
     }
 
     /// Gives each producer to the shard that will speak for it.
@@ -219,8 +243,7 @@ impl fmt::Display for Counts {
 /// The first id above all that were ever seen here, those of copies included.
 fn next_segment(dir: &Path) -> io::Result<SegmentId> {
     let named = |err| at_path(err, "cannot read", dir);
-    let last = layout::segments(dir).map_err(named)?.last().map(|(id, _)| id.0);
-    let last = last.max(layout::snapshots(dir).map_err(named)?.last().map(|(id, _)| id.0));
+    let last = layout::last_id(dir).map_err(named)?.map(|id| id.0);
     let mut copied = None;
     if let Ok(entries) = fs::read_dir(dir.join(QUARANTINE)) {
         for entry in entries.flatten() {
@@ -277,6 +300,8 @@ fn remove_leftovers(dir: &Path) {
 
 /// The first segment of a shard that has none.
 const FIRST_SEGMENT: SegmentId = SegmentId(1);
+/// What an end without a whole block is. Which of the two it was cannot be told.
+const TORN: &str = "no whole block: a write was cut off, or damaged later; they are cut off";
 /// Beside a shard's segments: what was damaged in them.
 const QUARANTINE: &str = "quarantine";
 /// Ends the name of a copy that is not complete.

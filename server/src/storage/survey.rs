@@ -14,6 +14,7 @@ use super::layout;
 use ringest_ingest::scan::{self, Item, StoredRun, scan};
 use ringest_ingest::{ProducerState, SegmentId, ShardId};
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -26,8 +27,8 @@ pub struct Survey {
     pub segments: Vec<Segment>,
     /// How far each producer's stream is stored here, by name.
     pub producers: HashMap<String, Progress>,
-    /// Files that are named like segments and were compressed by somebody else. Nothing is known of what they hold.
-    pub foreign: Vec<PathBuf>,
+    /// Files that are named like segments and that no server wrote. Nothing is known of what they hold.
+    pub foreign: Vec<(PathBuf, Foreign)>,
 }
 
 /// One segment, as far as it is to be believed.
@@ -55,10 +56,28 @@ pub struct Segment {
     pub damage: Vec<Range<u64>>,
     /// What lies behind the bytes that count.
     pub rest: Rest,
-    /// It is no segment, but something that gzip made.
-    pub is_foreign: bool,
+    /// It is no segment, but this.
+    pub foreign: Option<Foreign>,
     voids: Vec<(SegmentId, u64)>,
     producers: HashMap<String, Progress>,
+}
+
+/// What a file is that is named like a segment and is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// Something that gzip made.
+    Compressed,
+    /// Anything else.
+    Unknown,
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Foreign::Compressed => "compressed, but not by a server; it is left alone; zcat reads it",
+            Foreign::Unknown => "named like a segment, but not written by a server; it is left alone",
+        })
+    }
 }
 
 /// What lies behind the bytes of a segment that count.
@@ -68,8 +87,11 @@ pub enum Rest {
     Nothing,
     /// What was allocated and not used.
     Zeros,
-    /// A write that was cut off, and nothing whole behind it.
-    Torn,
+    /// A write that was cut off, or an end that was damaged, and nothing whole behind it.
+    Torn {
+        /// Where it ends, and zeros or nothing begin.
+        to: u64,
+    },
     /// What a later segment holds.
     Void,
     /// Blocks that were acknowledged to nobody, behind a write that was cut off.
@@ -127,8 +149,8 @@ pub fn survey_behind(shard_dir: &Path, covered: Option<SegmentId>) -> io::Result
         let counted = &bytes[..void.unwrap_or(len) as usize];
 
         let (mut segment, gaps) = walk(id, path, counted);
-        if segment.is_foreign {
-            survey.foreign.push(segment.path);
+        if let Some(foreign) = segment.foreign {
+            survey.foreign.push((segment.path, foreign));
             continue;
         }
         segment.len = len;
@@ -263,7 +285,7 @@ fn walk(id: SegmentId, path: PathBuf, bytes: &[u8]) -> (Segment, Vec<Gap>) {
         is_ended: false,
         damage: Vec::new(),
         rest: Rest::Nothing,
-        is_foreign: false,
+        foreign: None,
         voids: Vec::new(),
         producers: HashMap::new(),
     };
@@ -291,11 +313,18 @@ fn walk(id: SegmentId, path: PathBuf, bytes: &[u8]) -> (Segment, Vec<Gap>) {
                     gaps.push(Gap { from, blocks_before: segment.blocks });
                 }
                 segment.keep = from;
-                segment.rest = if is_torn { Rest::Torn } else { Rest::Zeros };
+                let written = || bytes.iter().rposition(|&byte| byte != 0).map_or(from, |last| last as u64 + 1);
+                segment.rest = if is_torn { Rest::Torn { to: written() } } else { Rest::Zeros };
             }
         }
     }
-    segment.is_foreign = segment.is_empty() && segment.shard.is_none() && scan::is_foreign(bytes);
+    if segment.is_empty() && segment.shard.is_none() {
+        segment.foreign = match () {
+            () if scan::is_foreign(bytes) => Some(Foreign::Compressed),
+            () if !scan::may_be_segment(bytes) => Some(Foreign::Unknown),
+            () => None,
+        };
+    }
     (segment, gaps)
 }
 

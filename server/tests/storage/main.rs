@@ -227,6 +227,73 @@ fn what_a_later_segment_holds_does_not_count_in_the_one_that_failed() {
 }
 
 #[test]
+fn an_end_that_cannot_be_believed_is_copied_before_it_is_cut_off() {
+    // Whether its last block was flipped after it was acknowledged or never whole, nobody can tell.
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..11);
+    drop(writer);
+    let path = segment(&dir, 1);
+    let at = find(&fs::read(&path).unwrap(), b"record 10\"");
+    flip(&path, at);
+    let flipped = fs::read(&path).unwrap();
+    let recovery = recovered(&dir);
+    assert_eq!((recovery.producers(), cat(dir.path())), ([state("web", 1, 9)].into(), records(1..10)));
+    let copies = quarantine(&dir);
+    assert_eq!(copies.len(), 1, "{:?}", recovery.oddities);
+    let copy = fs::read(&copies[0]).unwrap();
+    assert!(contains(&copy, &flipped[at - 20..at + 5]) && !copy.ends_with(&[0]), "all of it but the zeros");
+}
+
+#[test]
+fn a_segment_under_another_name_is_copied_before_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(1..11);
+    drop(writer);
+    let mut bytes = fs::read(segment(&dir, 1)).unwrap();
+    fs::rename(segment(&dir, 1), segment(&dir, 5)).unwrap();
+    recovered(&dir);
+    assert!(!segment(&dir, 5).exists());
+    let copies: Vec<Vec<u8>> = quarantine(&dir).iter().map(|path| fs::read(path).unwrap()).collect();
+    bytes.truncate(copies[0].len());
+    assert!(copies == [bytes] && contains(&copies[0], records(10..11).as_bytes()), "all of it but the zeros");
+}
+
+#[test]
+fn a_segment_that_was_emptied_or_removed_between_others_is_noticed() {
+    let (dir, last) = crash_behind_a_roll();
+    fs::remove_file(shard_dir(&dir).join(layout::snapshot_name(SegmentId(1)))).unwrap();
+    fs::write(segment(&dir, 1), "").unwrap();
+    assert!(verify(dir.path()).unwrap_err().contains("empty, though there are later ones"));
+    let recovery = recovered(&dir);
+    assert!(recovery.oddities[0].contains("empty, though there are later ones"), "{:?}", recovery.oddities);
+
+    drop(start(&dir)); // A crash before anything was stored: the next start removes what this one made.
+    let mut writer = start(&dir);
+    writer.hello("web", 1);
+    writer.records(last + 1..last + 11);
+    writer.stop();
+    let output = run("verify", dir.path());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "which alone is no fault: {said}");
+    assert!(said.contains("segments 3 to") && said.contains("are not here"), "{said}");
+}
+
+#[test]
+fn a_shards_directory_that_is_a_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(shard_dir(&dir), "mine").unwrap();
+    let recovery = recovered(&dir);
+    assert!(recovery.oddities[0].contains("shard-00"), "{:?}", recovery.oddities);
+    let refused = Store::open(dir.path(), ShardId(0), SegmentFormat::Plain).unwrap_err().to_string();
+    assert!(refused.contains("shard-00") && refused.contains("move it away"), "{refused}");
+    assert_eq!(fs::read(shard_dir(&dir)).unwrap(), b"mine");
+}
+
+#[test]
 fn a_segment_without_a_block_goes_and_its_id_does_not_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let writer = start(&dir);
