@@ -38,7 +38,7 @@ fn usage_ends_with_2_and_what_cannot_be_had_with_1() {
     refused(server().arg("--no-such-flag"), 2, "--no-such-flag");
     refused(server().args(["--port", "70000"]), 2, "70000");
     refused(server().args(["--backend", "kqueue"]), 2, "kqueue");
-    refused(server().env("ENABLE_TLS", "true"), 2, "does not offer TLS yet");
+    refused(server().env("ENABLE_TLS", "true").arg("--log-dir").arg(dir.path()), 2, "CERT_DIR");
     refused(server().arg("--log-dir").arg(file.join("logs")), 1, "file");
     refused(server().arg("verify").arg(dir.path().join("nowhere")), 1, "nowhere");
 
