@@ -182,12 +182,14 @@ impl World {
         world
     }
 
-    /// Sends the longest line in two pieces: a connection takes the memory for an unfinished line when it first has one,
-    /// which belongs to its start.
+    /// Makes a connection take the memory that belongs to its start and not to a record: for an unfinished line it takes
+    /// some when it first has one, more when it first has one in the same chunk as the end of another, and for replies
+    /// when it is first owed many kinds at once.
     fn break_in(&mut self, id: SessionId, lines: &Lines) {
         let longest = lines.bytes.split_inclusive(|&byte| byte == b'\n').max_by_key(|line| line.len());
         let (end, all) = longest.and_then(<[u8]>::split_last).expect("there is a line");
-        for piece in [all, &[*end]] {
+        let by_turns = b"{\"level\":\"INFO\",\"message\":0}\n[]\n".repeat(REPLIES_MAX / 2);
+        for piece in [all, &[&[*end], all].concat(), &[*end], &by_turns] {
             self.shard.handle_bytes(id, piece, Instant::now());
             self.act(Watch::Whole);
         }
@@ -328,5 +330,7 @@ impl Watch {
 const CLIENTS: usize = 50;
 /// Chunks told between two waits: what a busy ring of 64 buffers yields is of that order.
 const CHUNKS_PER_TURN: usize = 16;
+/// Replies that are owed one connection at once, where neighbours differ: a chunk has some 400 hostile lines.
+const REPLIES_MAX: usize = 1024;
 /// Bytes of lines, of the order of a ring's buffers, so that they come from the cache they would come from.
 const CORPUS_LEN: usize = 4 << 20;
