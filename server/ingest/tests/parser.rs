@@ -83,8 +83,37 @@ fn judge_body<'b>(parser: &mut Parser, body: &'b [u8]) -> Vec<(&'b [u8], Verdict
     judged
 }
 
+/// How many lines of a body are passed over without a verdict; each of them must be a record for the oracle, and what
+/// stops a run must be judged as it says.
+fn assert_passed_rightly(parser: &mut Parser, body: &[u8]) -> usize {
+    let (mut at, mut passed) = (0, 0);
+    parser.load(body);
+    loop {
+        let records = parser.pass_records(body, Severity::Trace);
+        assert_eq!(records.start, at);
+        let mut unknown = 0;
+        let mut rows = 0;
+        for line in body[records.start..records.end].split_inclusive(|&byte| byte == b'\n') {
+            let line = line.strip_suffix(b"\n").expect("records have their newlines");
+            let verdict = oracle(line);
+            assert!(verdict.is_ok(), "{verdict:?}: {}", String::from_utf8_lossy(line));
+            unknown += u32::from(verdict == Ok(Severity::Unknown));
+            rows += 1;
+        }
+        assert_eq!((records.rows, records.unknown), (rows, unknown));
+        passed += rows as usize;
+        let Some(line) = parser.next_line(body) else { return passed };
+        let text = &body[line.start..line.end];
+        assert_eq!(line.verdict.map_err(|reject| reject.code), oracle(text), "{}", String::from_utf8_lossy(text));
+        at = line.next;
+    }
+}
+
 /// Judges lines together in one body, and each alone; both ways must agree with the oracle and each other.
 fn assert_judged_alike(parser: &mut Parser, body: &[u8]) {
+    // Twice, as the first time it may learn what the second time it knows.
+    assert_passed_rightly(parser, body);
+    assert_passed_rightly(parser, body);
     let expected: Vec<&[u8]> = lines(body).filter(|line| !line.is_empty()).collect();
     let judged = judge_body(parser, body);
     assert_eq!(judged.iter().map(|(line, _)| *line).collect::<Vec<_>>(), expected);
@@ -491,6 +520,27 @@ fn mutated_documents_are_judged_as_by_serde_json() {
         }
         assert_judged_alike(&mut parser, &body);
     }
+}
+
+#[test]
+fn lines_like_those_before_are_judged_as_by_serde_json() {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut tried = 0;
+    for seed in SEEDS {
+        let mut parser = parser();
+        let alike = [seed.as_bytes(), b"\n"].concat().repeat(20);
+        let expected = assert_passed_rightly(&mut parser, &alike);
+        for _ in 0..5000 {
+            let mut line = seed.as_bytes().to_vec();
+            for _ in 0..=random.below(3) {
+                random.mutate(&mut line);
+            }
+            // A newline makes two lines of it, and both are judged.
+            let body = [&alike, &line, &b"\n"[..], seed.as_bytes(), b"\n"].concat();
+            tried += usize::from(assert_passed_rightly(&mut parser, &body) > expected);
+        }
+    }
+    assert!(tried > 20_000, "most of these lines come after records that are passed over: {tried}");
 }
 
 /// Documents as clients send them.

@@ -1,6 +1,7 @@
 //! A parser takes all its memory when it is made. A test of its own process: the counter counts everybody's.
 
 use ringest_ingest::parse::Parser;
+use ringest_wire::Severity;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 
@@ -34,6 +35,10 @@ fn no_line_makes_a_parser_allocate() {
         b"\"".repeat(3 * LINE_LEN_MAX),
     ];
     let body = [lines.join(&b'\n'), b"\n".to_vec()].concat();
+    // The last line of a body is not passed over: there is nothing behind it to look at.
+    let usual = [&lines[0][..], b"\n"].concat().repeat(2);
+    let kinds = (0..100).map(|kind| format!("{{\"level\":\"info\",\"kind {kind}\":1,\"message\":2}}   \n"));
+    let kinds = kinds.collect::<String>().into_bytes();
 
     let region = Region::new(ALLOCATOR);
     let (mut taken, mut refused) = (0, 0);
@@ -46,6 +51,13 @@ fn no_line_makes_a_parser_allocate() {
         while let Some(line) = parser.next_line(&body) {
             count(line.verdict.is_ok());
         }
+    }
+    // Records are passed over, and what they look like is learned and forgotten.
+    for _ in 0..2000 {
+        parser.load(&usual);
+        assert_eq!(parser.pass_records(&usual, Severity::Trace).rows, 1);
+        parser.load(&kinds);
+        assert_eq!(parser.pass_records(&kinds, Severity::Trace).rows, 99);
     }
     let change = region.change();
     assert_eq!((change.allocations, change.reallocations), (0, 0));

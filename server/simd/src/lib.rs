@@ -13,8 +13,11 @@ mod flatten;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod sse2;
+mod text;
 
 use flatten::{Found, SLACK};
+
+pub use text::begins_alike;
 
 /// The offsets of one block; the memory is used again for the next.
 #[derive(Clone, Debug)]

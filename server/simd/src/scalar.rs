@@ -14,3 +14,9 @@ fn classify(chunk: &[u8; CHUNK]) -> Bits {
     }
     Bits { wanted, high }
 }
+
+/// Bit `n` is set if byte `n` is the same in both.
+#[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "x86_64 always has SSE2; the tests use it"))]
+pub(crate) fn equal_bytes(one: &[u8; 16], other: &[u8; 16]) -> u16 {
+    one.iter().zip(other).enumerate().map(|(at, (one, other))| u16::from(one == other) << at).sum()
+}

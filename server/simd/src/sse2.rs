@@ -40,3 +40,15 @@ fn wanted(bytes: __m128i) -> __m128i {
 fn mask(bytes: __m128i) -> u64 {
     u64::from(_mm_movemask_epi8(bytes).cast_unsigned())
 }
+
+/// Bit `n` is set if byte `n` is the same in both.
+#[inline]
+#[target_feature(enable = "sse2")]
+pub(crate) fn equal_bytes(one: &[u8; 16], other: &[u8; 16]) -> u16 {
+    // SAFETY: the reference covers the 16 bytes that are read, and the load may be unaligned.
+    let one = unsafe { _mm_loadu_si128(one.as_ptr().cast::<__m128i>()) };
+    // SAFETY: as above.
+    let other = unsafe { _mm_loadu_si128(other.as_ptr().cast::<__m128i>()) };
+    // The lowest 16 bits are all that is set.
+    _mm_movemask_epi8(_mm_cmpeq_epi8(one, other)) as u16
+}

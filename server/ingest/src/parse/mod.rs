@@ -5,13 +5,15 @@
 //! record is for.
 //!
 //! The verdict is that of simd-json (`arbiter`), but most records never get there: `walk` knows a usual record from
-//! its quotes alone, which the block index finds in one pass over a piece of the body. The faults of a line are looked
+//! its quotes alone, which the block index finds in one pass over a piece of the body, and `shape` passes over what is
+//! like a record that was walked over before but for its values. The faults of a line are looked
 //! for in this order, and the first one found is the one told: `reserved_key`, `line_too_long`, `invalid_utf8`, then
 //! whatever comes first in the line of `bad_json` and `too_deep`, then `not_object`, `missing_field`, `bad_type`. Of
 //! keys that occur twice the last one counts.
 
 mod arbiter;
 mod fault;
+mod shape;
 mod walk;
 
 use arbiter::Arbiter;
@@ -19,6 +21,7 @@ use memchr::{memchr, memrchr};
 use ringest_simd::BlockIndex;
 use ringest_wire::control::PREFIX;
 use ringest_wire::{Code, Severity, frame};
+use shape::{Place, Shapes};
 use std::ops::Range;
 use walk::LOOKAHEAD;
 
@@ -65,6 +68,8 @@ pub struct Parser {
     line_len_max: usize,
     depth_max: usize,
     arbiter: Arbiter,
+    /// Of records that were passed over lately, whoever sent them.
+    shapes: Shapes,
     /// Of the line that [`Parser::check`] is given.
     line_index: BlockIndex,
     /// Of the piece.
@@ -86,7 +91,7 @@ impl Parser {
     /// deep; the braces of the record itself are the first level.
     ///
     /// Takes all the memory it will ever use: about 40 bytes per byte of `line_len_max`, of which the system gives out
-    /// about 5 before a line of that length comes.
+    /// about 5 before a line of that length comes, and 8 KiB.
     pub fn new(line_len_max: usize, depth_max: usize) -> Parser {
         assert!(line_len_max <= u32::MAX as usize / 2, "an offset in a line fits a u32");
         assert!((1..=DEPTH_MAX).contains(&depth_max), "depth_max is 1 to {DEPTH_MAX}");
@@ -95,6 +100,7 @@ impl Parser {
             line_len_max,
             depth_max,
             arbiter: Arbiter::new(line_len_max, depth_max),
+            shapes: Shapes::new(),
             line_index: BlockIndex::with_capacity(line_len_max + 1),
             index: BlockIndex::with_capacity(index_len),
             index_len,
@@ -146,8 +152,23 @@ impl Parser {
             if self.suspect {
                 return records;
             }
-            let (base, start) = (self.piece.start, self.at);
-            let piece = &body[base..];
+            let (base, piece) = (self.piece.start, &body[self.piece.start..]);
+            if self.shapes.is_awake() {
+                let from = Place { at: self.at - base, cursor: self.cursor };
+                let run = self.shapes.run(piece, self.index.guarded_positions(), from, min, self.line_len_max);
+                self.shapes.handle_hits(run.rows);
+                (self.at, self.cursor) = (base + run.upto.at, run.upto.cursor);
+                records.end = self.at;
+                records.rows += run.rows;
+                records.unknown += run.unknown;
+                if run.is_held {
+                    return records;
+                }
+                if self.at == self.piece.end {
+                    continue;
+                }
+            }
+            let start = self.at;
             let walked = walk::record(piece, self.index.guarded_positions(), start - base, self.cursor, self.depth_max);
             let Some(severity) = walked.severity.filter(|&severity| severity >= min) else { return records };
             let len = base + walked.end - start;
@@ -155,6 +176,7 @@ impl Parser {
             if piece[walked.end] != b'\n' || len > self.line_len_max {
                 return records;
             }
+            self.shapes.handle_miss(&piece[start - base..=walked.end]);
             self.cursor = walked.cursor + 1;
             self.at = start + len + 1;
             records.end = self.at;

@@ -44,6 +44,24 @@ pub(super) fn record(bytes: &[u8], positions: &[u32], at: usize, cursor: usize, 
     }
 }
 
+/// Where a number, `true`, `false` or `null` ends that starts at `at`, as far as the walk knows it.
+#[inline(always)]
+pub(super) fn scalar(bytes: &[u8], at: u32) -> Option<u32> {
+    let mut walk = Walk { bytes, positions: &[], at, cursor: 0, levels: OUTSIDE, level: 0..0, has_message: false };
+    match walk.byte()? {
+        b'0'..=b'9' => walk.number()?,
+        b'-' => {
+            walk.at += 1;
+            walk.number()?;
+        }
+        b't' => walk.literal(b"true")?,
+        b'f' => walk.literal(b"false")?,
+        b'n' => walk.literal(b"null")?,
+        _ => return None,
+    }
+    Some(walk.at)
+}
+
 /// A place in a line. Offsets and numbers are `u32`, so that adding to one as a `usize` cannot overflow and one
 /// comparison is enough to check a bound.
 struct Walk<'a> {
@@ -320,7 +338,7 @@ fn is_between_quotes(sign: u8, word: u64) -> bool {
 
 /// The rest of a string, from the first indexed byte that is not its end: where it ends, and the cursor behind it.
 #[inline(never)]
-fn escaped_string(bytes: &[u8], positions: &[u32], mut cursor: u32) -> Option<(u32, u32)> {
+pub(super) fn escaped_string(bytes: &[u8], positions: &[u32], mut cursor: u32) -> Option<(u32, u32)> {
     loop {
         let at = *positions.get(cursor as usize)?;
         match bytes.get(at as usize)? {
