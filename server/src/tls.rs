@@ -238,3 +238,101 @@ const KEY: &str = "server.key";
 const LOCKED: &[u8] = b"ENCRYPTED";
 /// Two weeks, so that a weekend does not decide.
 const WARN_BEFORE_S: i64 = 14 * 24 * 3600;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use tempfile::TempDir;
+
+    /// A directory with a certificate and its key.
+    fn made(names: &[&str], until: i32) -> (TempDir, TlsPlan) {
+        let dir = tempfile::tempdir().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_after = date_time_ymd(until, 7, 3);
+        let key = KeyPair::generate().unwrap();
+        fs::write(dir.path().join(CERTIFICATE), params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(dir.path().join(KEY), key.serialize_pem()).unwrap();
+        fs::set_permissions(dir.path().join(KEY), fs::Permissions::from_mode(0o600)).unwrap();
+        let plan =
+            TlsPlan { is_required: true, cert_dir: dir.path().into(), oldest: TlsVersion::V1_3, client_ca: None };
+        (dir, plan)
+    }
+
+    #[test]
+    fn an_identity_says_who_it_is_and_until_when() {
+        let (dir, plan) = made(&["log.example", "127.0.0.1", "::1"], 2099);
+        let identity = plan.load().unwrap();
+        assert_eq!(identity.notices, [""; 0]);
+        let who = "certificate of log.example, 127.0.0.1, ::1 until 2099-07-03";
+        assert_eq!(identity.to_string(), format!("TLS 1.3 required, {who}"));
+        let ca = dir.path().join(CERTIFICATE);
+        let plan = TlsPlan { is_required: false, oldest: TlsVersion::V1_2, client_ca: Some(ca.clone()), ..plan };
+        let needs = format!("clients need a certificate of {}", ca.display());
+        let text = format!("TLS 1.2 and 1.3 allowed beside plain text, {who}, {needs}");
+        assert_eq!(plan.load().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn what_clients_will_not_take_is_pointed_out() {
+        let (dir, plan) = made(&["log.example"], 2020);
+        fs::set_permissions(dir.path().join(KEY), fs::Permissions::from_mode(0o644)).unwrap();
+        let notices = plan.load().unwrap().notices;
+        assert!(notices[0].contains("server.crt expired on 2020-07-03"), "{notices:?}");
+        assert!(notices[1].contains("run  chmod 600"), "{notices:?}");
+        let (_dir, plan) = made(&[], 2099);
+        assert!(plan.load().unwrap().notices[0].contains("names no host"));
+        let leaf = Leaf { names: vec!["x".into()], not_before: 100, not_after: 10_000_000, until: "then".into() };
+        for (now, words) in [(99, "not valid yet"), (9_999_999, "expires on then")] {
+            let mut notices = Vec::new();
+            leaf.judge(Path::new("server.crt"), now, &mut notices);
+            assert!(notices.len() == 1 && notices[0].contains(words), "{notices:?}");
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_named_with_what_to_do_and_without_the_key() {
+        let key_of = |plan: &TlsPlan| plan.cert_dir.join(KEY);
+        let refused = |change: &dyn Fn(&TlsPlan)| {
+            let (_dir, plan) = made(&["log.example"], 2099);
+            let secret = fs::read_to_string(key_of(&plan)).unwrap();
+            change(&plan);
+            let reason = plan.load().unwrap_err();
+            assert!(secret.lines().all(|line| !reason.contains(line)), "{reason}");
+            reason
+        };
+        let other = KeyPair::generate().unwrap().serialize_pem();
+        let cases: [(&dyn Fn(&TlsPlan), &str); 7] = [
+            (&|plan| fs::remove_file(plan.cert_dir.join(CERTIFICATE)).unwrap(), "server.crt, which cannot be read"),
+            (&|plan| fs::remove_file(key_of(plan)).unwrap(), "server.key, which cannot be read"),
+            (&|plan| fs::write(key_of(plan), &other).unwrap(), "server.key is not the key of"),
+            (&|plan| fs::write(key_of(plan), "nonsense").unwrap(), "it has to be PEM"),
+            (
+                &|plan| {
+                    let text = fs::read_to_string(key_of(plan)).unwrap();
+                    fs::write(key_of(plan), text.replace("PRIVATE", "ENCRYPTED PRIVATE")).unwrap();
+                },
+                "it is encrypted; openssl pkey",
+            ),
+            (&|plan| fs::write(plan.cert_dir.join(CERTIFICATE), "").unwrap(), "server.crt holds no certificate"),
+            (
+                &|plan| {
+                    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+                    fs::write(plan.cert_dir.join(CERTIFICATE), pem).unwrap();
+                },
+                "server.crt: no certificate",
+            ),
+        ];
+        for (change, words) in cases {
+            let reason = refused(change);
+            assert!(reason.contains(words), "{words}: {reason}");
+        }
+        let (dir, plan) = made(&["log.example"], 2099);
+        for (ca, words) in [("none", "cannot be read"), (KEY, "holds no certificate")] {
+            let plan = TlsPlan { client_ca: Some(dir.path().join(ca)), ..plan.clone() };
+            let reason = plan.load().unwrap_err();
+            assert!(reason.contains("CLIENT_CA") && reason.contains(words), "{reason}");
+        }
+    }
+}

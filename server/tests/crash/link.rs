@@ -1,11 +1,14 @@
-//! A connection that may break at any moment: every call says so, and waits for nothing.
+//! A connection that may break at any moment, encrypted or not: every call says so, and waits for nothing.
 
+use rustls::{ClientConfig, ClientConnection};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 
 pub(crate) struct Link {
     stream: TcpStream,
+    tls: Option<ClientConnection>,
     unsent: Vec<u8>,
     sent: usize,
     partial: Vec<u8>,
@@ -13,26 +16,40 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn open(addr: SocketAddr) -> io::Result<Link> {
+    pub(crate) fn open(addr: SocketAddr, tls: Option<Arc<ClientConfig>>) -> io::Result<Link> {
         let stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        Ok(Link { stream, unsent: Vec::new(), sent: 0, partial: Vec::new(), lines: VecDeque::new() })
+        let name = "localhost".try_into().expect("that is a name");
+        let tls = tls.map(|config| {
+            let mut tls = ClientConnection::new(config, name).expect("such a client can be");
+            tls.set_buffer_limit(None); // What is put waits here until the handshake is done.
+            tls
+        });
+        Ok(Link { stream, tls, unsent: Vec::new(), sent: 0, partial: Vec::new(), lines: VecDeque::new() })
     }
 
     /// Puts a line behind what is still to be sent.
     pub(crate) fn put(&mut self, line: &str) {
-        self.unsent.extend_from_slice(line.as_bytes());
-        self.unsent.push(b'\n');
+        match &mut self.tls {
+            None => {
+                self.unsent.extend_from_slice(line.as_bytes());
+                self.unsent.push(b'\n');
+            }
+            Some(tls) => tls.writer().write_all(format!("{line}\n").as_bytes()).expect("memory takes it"),
+        }
     }
 
     /// Whether all that was put is in the kernel's hands.
     pub(crate) fn is_sent(&self) -> bool {
-        self.unsent.is_empty()
+        self.unsent.is_empty() && self.tls.as_ref().is_none_or(|tls| !tls.is_handshaking() && !tls.wants_write())
     }
 
     /// Sends what can be sent now.
     pub(crate) fn push(&mut self) -> io::Result<()> {
+        while let Some(tls) = self.tls.as_mut().filter(|tls| tls.wants_write()) {
+            tls.write_tls(&mut self.unsent)?;
+        }
         while self.sent < self.unsent.len() {
             match self.stream.write(&self.unsent[self.sent..]) {
                 Ok(len) => self.sent += len,
@@ -61,7 +78,24 @@ impl Link {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         };
-        for byte in &buf[..len] {
+        let Some(tls) = &mut self.tls else {
+            self.take(&buf[..len]);
+            return Ok(());
+        };
+        let (mut news, mut plain) = (&buf[..len], Vec::new());
+        while !news.is_empty() && tls.read_tls(&mut news)? > 0 {
+            tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+            match tls.reader().read_to_end(&mut plain) {
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.take(&plain);
+        Ok(())
+    }
+
+    fn take(&mut self, plain: &[u8]) {
+        for byte in plain {
             match byte {
                 b'\n' => {
                     let line = String::from_utf8(std::mem::take(&mut self.partial)).expect("answers are UTF-8");
@@ -70,6 +104,5 @@ impl Link {
                 byte => self.partial.push(*byte),
             }
         }
-        Ok(())
     }
 }

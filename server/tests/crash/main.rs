@@ -12,16 +12,19 @@ mod producer;
 mod support;
 
 use producer::Promised;
+use rustls::ClientConfig;
+use rustls::version::TLS13;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use support::dice::Dice;
 use support::lines::origin;
 use support::on_each_backend;
 use support::process::Setup;
+use support::tls::{Ca, client_config};
 
 const ROUNDS: u64 = 24;
 const PRODUCERS: u64 = 6;
@@ -30,7 +33,7 @@ const PLAIN: u64 = 3;
 on_each_backend!(kills_under_load_lose_nothing_that_was_acknowledged, |setup: Setup| {
     let setup = setup.shards(2).small_segments();
     let mut dice = Dice::from_env(setup.on.as_str());
-    let world = World::leaked();
+    let (world, setup) = World::half_encrypted(setup);
     let loads = Loads::start(world, &mut dice);
     for round in 0..ROUNDS {
         live_and_die(&setup, world, &mut dice, Death::of_round(round));
@@ -120,11 +123,32 @@ fn live_and_die(setup: &Setup, world: &World, dice: &mut Dice, death: Death) {
 pub(crate) struct World {
     addr: Mutex<Option<SocketAddr>>,
     is_finishing: AtomicBool,
+    /// How the server can be verified, where it encrypts.
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl World {
     fn leaked() -> &'static World {
-        Box::leak(Box::new(World { addr: Mutex::new(None), is_finishing: AtomicBool::new(false) }))
+        World { addr: Mutex::new(None), is_finishing: AtomicBool::new(false), tls: None }.leak()
+    }
+
+    /// One in which every other client speaks TLS, with the server's setup for it.
+    fn half_encrypted(setup: Setup) -> (&'static World, Setup) {
+        let ca = Ca::new();
+        let dir = setup.room().join("certs");
+        ca.server(&["localhost"]).lay(&dir);
+        let setup = setup.env("ENABLE_TLS", "allow").env("CERT_DIR", dir.to_str().expect("a temporary name is text"));
+        let tls = Some(client_config(&ca.pem(), None, &[&TLS13]));
+        (World { addr: Mutex::new(None), is_finishing: AtomicBool::new(false), tls }.leak(), setup)
+    }
+
+    fn leak(self) -> &'static World {
+        Box::leak(Box::new(self))
+    }
+
+    /// What the client of that number encrypts with.
+    pub(crate) fn tls_of(&self, number: u64) -> Option<Arc<ClientConfig>> {
+        self.tls.clone().filter(|_| number.is_multiple_of(2))
     }
 
     fn set_addr(&self, addr: Option<SocketAddr>) {

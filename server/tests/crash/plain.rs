@@ -16,15 +16,15 @@ pub(crate) fn run(world: &World, number: u64, mut dice: Dice) -> Vec<(String, u6
         let sender = format!("plain-{number}-{}", ledger.len());
         let mut replies = 0;
         // The connection ends by the server's death or by the end of the test; the ledger says the same.
-        let _ = converse(world, &sender, &mut replies, &mut dice);
+        let _ = converse(world, number, &sender, &mut replies, &mut dice);
         ledger.push((sender, replies));
         thread::sleep(Duration::from_millis(2));
     }
     ledger
 }
 
-fn converse(world: &World, sender: &str, replies: &mut u64, dice: &mut Dice) -> io::Result<()> {
-    let mut link = Link::open(world.addr())?;
+fn converse(world: &World, number: u64, sender: &str, replies: &mut u64, dice: &mut Dice) -> io::Result<()> {
+    let mut link = Link::open(world.addr(), world.tls_of(number))?;
     let mut sent = 0;
     while !world.is_finishing() || *replies < sent {
         if !world.is_finishing() && link.is_sent() && sent < *replies + 4000 {

@@ -44,6 +44,7 @@ impl Kind {
 
 struct Producer {
     name: String,
+    number: u64,
     level: &'static str,
     dice: Dice,
     /// The highest number that was ever put on a connection.
@@ -71,7 +72,7 @@ enum End {
 pub(crate) fn run(world: &World, number: u64, dice: Dice) -> Promised {
     // What is written survives the death of the process, too.
     let level = if number.is_multiple_of(2) { "durable" } else { "written" };
-    let mut producer = Producer { name: format!("producer-{number}"), level, dice, sent: 0, acked: 0 };
+    let mut producer = Producer { name: format!("producer-{number}"), number, level, dice, sent: 0, acked: 0 };
     loop {
         match producer.converse(world) {
             Ok(End::Over) => return Promised { producer: producer.name, upto: producer.acked },
@@ -83,7 +84,12 @@ pub(crate) fn run(world: &World, number: u64, dice: Dice) -> Promised {
 
 impl Producer {
     fn converse(&mut self, world: &World) -> io::Result<End> {
-        let mut talk = Conversation { link: Link::open(world.addr())?, next: 0, base: None, counted: 0 };
+        let mut talk = Conversation {
+            link: Link::open(world.addr(), world.tls_of(self.number))?,
+            next: 0,
+            base: None,
+            counted: 0,
+        };
         self.greet(&mut talk);
         loop {
             talk.link.push()?;

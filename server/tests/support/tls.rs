@@ -1,7 +1,7 @@
 //! Certificates made for one test, and a client's side of TLS as a stream that one thread may read while another writes.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -11,6 +11,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A CA of the test's own.
@@ -25,6 +26,10 @@ pub(crate) struct Pair {
 impl Ca {
     pub(crate) fn new() -> Ca {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // Two of the same name could only be told apart by their keys.
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("CA {} of {}", MADE.fetch_add(1, Ordering::Relaxed), std::process::id());
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Ca(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -100,6 +105,8 @@ pub(crate) struct TlsStream {
     /// Locked before `tls`, so that records leave in the order in which they were made.
     out: Arc<Mutex<TcpStream>>,
     tcp: Arc<TcpStream>,
+    /// Received and not decrypted yet.
+    raw: Arc<Mutex<Vec<u8>>>,
 }
 
 impl TlsStream {
@@ -120,7 +127,7 @@ impl TlsStream {
             tls.complete_io(&mut tcp)?;
         }
         let (out, tcp) = (Arc::new(Mutex::new(tcp.try_clone()?)), Arc::new(tcp));
-        Ok(TlsStream { tls: Arc::new(Mutex::new(tls)), out, tcp })
+        Ok(TlsStream { tls: Arc::new(Mutex::new(tls)), out, tcp, raw: Arc::default() })
     }
 
     pub(crate) fn tcp(&self) -> &TcpStream {
@@ -157,21 +164,30 @@ impl TlsStream {
 
 impl Read for TlsStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let broken = |error| io::Error::new(ErrorKind::InvalidData, error);
         loop {
-            match self.tls.lock().unwrap().reader().read(buf) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                other => return other,
-            }
-            let mut raw = [0; 4096];
-            let len = (&*self.tcp).read(&mut raw)?;
-            let mut tls = self.tls.lock().unwrap();
-            let mut news = &raw[..len];
-            // It takes what it has room for, and nothing behind the peer's last word. Nothing at all is the end to it.
-            while tls.read_tls(&mut news)? > 0 {
-                tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-                if news.is_empty() {
-                    break;
+            {
+                let mut tls = self.tls.lock().unwrap();
+                match tls.reader().read(buf) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    other => return other,
                 }
+                // It takes what it has room for, and nothing behind the peer's last word.
+                let mut raw = self.raw.lock().unwrap();
+                let mut news = &raw[..];
+                let taken = if news.is_empty() { 0 } else { tls.read_tls(&mut news)? };
+                raw.drain(..taken);
+                if taken > 0 {
+                    tls.process_new_packets().map_err(broken)?;
+                    continue;
+                }
+                raw.clear();
+            }
+            let mut raw = [0; 16 << 10];
+            let len = (&*self.tcp).read(&mut raw)?;
+            self.raw.lock().unwrap().extend_from_slice(&raw[..len]);
+            if len == 0 {
+                self.tls.lock().unwrap().read_tls(&mut &[][..])?; // The end, as it is told to it.
             }
         }
     }

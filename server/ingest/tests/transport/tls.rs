@@ -27,12 +27,15 @@ struct Peer {
     /// Bytes of it that were not wanted yet.
     unsent: Vec<u8>,
     text: String,
+    sent: usize,
+    /// What it sends and what it reads is each cut at this byte of the whole.
+    cut: Option<usize>,
 }
 
 impl Peer {
     fn new(house: &mut House, config: Arc<ClientConfig>) -> Peer {
         let tls = ClientConnection::new(config, ServerName::try_from("localhost").unwrap()).unwrap();
-        Peer { tls, id: house.accept(), read: 0, unsent: Vec::new(), text: String::new() }
+        Peer { tls, id: house.accept(), read: 0, unsent: Vec::new(), text: String::new(), sent: 0, cut: None }
     }
 
     /// Both sides talk until neither has anything to say. `piece`: bytes that arrive at once.
@@ -42,18 +45,23 @@ impl Peer {
             while self.tls.wants_write() {
                 self.tls.write_tls(&mut out).unwrap();
             }
-            out.chunks(piece).for_each(|chunk| house.send(self.id, chunk));
+            for part in parts(&out, self.sent, self.cut) {
+                part.chunks(piece).for_each(|chunk| house.send(self.id, chunk));
+            }
+            self.sent += out.len();
             house.run();
             let said = house.said.get(&self.id.token()).cloned().unwrap_or_default();
-            let mut news = &said[self.read..];
+            let news = &said[self.read..];
             if news.is_empty() && out.is_empty() {
                 return;
             }
-            while !news.is_empty() {
-                self.tls.read_tls(&mut news).unwrap();
-                self.tls.process_new_packets().unwrap();
-                // It would block where more may come, and that is as much as there is.
-                let _ = self.tls.reader().read_to_string(&mut self.text);
+            for mut part in parts(news, self.read, self.cut) {
+                while !part.is_empty() {
+                    self.tls.read_tls(&mut part).unwrap();
+                    self.tls.process_new_packets().unwrap();
+                    // It would block where more may come, and that is as much as there is.
+                    let _ = self.tls.reader().read_to_string(&mut self.text);
+                }
             }
             self.read = said.len();
         }
@@ -62,6 +70,12 @@ impl Peer {
     fn heard(&mut self) -> String {
         std::mem::take(&mut self.text)
     }
+}
+
+/// Bytes that begin at `at` of the whole, in two where the cut is among them.
+fn parts(bytes: &[u8], at: usize, cut: Option<usize>) -> [&[u8]; 2] {
+    let (before, behind) = bytes.split_at(cut.map_or(0, |cut| cut.saturating_sub(at)).min(bytes.len()));
+    [before, behind]
 }
 
 #[test]
@@ -80,6 +94,30 @@ fn lines_are_stored_and_answered_inside_tls_however_it_is_cut() {
         assert!(house.is_closed(peer.id));
         assert_eq!(String::from_utf8(house.stored).unwrap(), lines(0..500));
     }
+}
+
+#[test]
+fn a_handshake_and_lines_cut_at_any_byte_are_the_same_in_both_directions() {
+    let (server, client) = configs();
+    let mut len_max = 0;
+    for cut in 0.. {
+        let tls = TlsConfig { server: server.clone(), is_required: true };
+        let mut house = House::with(|config| config.tls = Some(tls));
+        let mut peer = Peer::new(&mut house, client.clone());
+        peer.cut = Some(cut);
+        peer.talk(&mut house, usize::MAX >> 1);
+        peer.tls.writer().write_all(lines(0..3).as_bytes()).unwrap();
+        peer.tls.send_close_notify();
+        peer.talk(&mut house, usize::MAX >> 1);
+        assert_eq!(peer.heard(), oks(3), "cut at {cut}");
+        assert!(house.is_closed(peer.id), "cut at {cut}");
+        assert_eq!(String::from_utf8(house.stored).unwrap(), lines(0..3), "cut at {cut}");
+        len_max = len_max.max(peer.sent).max(peer.read);
+        if cut > len_max {
+            break;
+        }
+    }
+    assert!(len_max > 500, "a handshake is longer than {len_max}");
 }
 
 #[test]
