@@ -303,7 +303,8 @@ mod tests {
             reason
         };
         let other = KeyPair::generate().unwrap().serialize_pem();
-        let cases: [(&dyn Fn(&TlsPlan), &str); 7] = [
+        type Change<'a> = &'a dyn Fn(&TlsPlan);
+        let cases: [(Change<'_>, &str); 7] = [
             (&|plan| fs::remove_file(plan.cert_dir.join(CERTIFICATE)).unwrap(), "server.crt, which cannot be read"),
             (&|plan| fs::remove_file(key_of(plan)).unwrap(), "server.key, which cannot be read"),
             (&|plan| fs::write(key_of(plan), &other).unwrap(), "server.key is not the key of"),
