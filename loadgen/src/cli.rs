@@ -53,6 +53,12 @@ pub struct Reconcile {
     /// The findings as JSON; `-` is standard output.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Datagrams: how many the kernel dropped, by the server's books.
+    #[arg(long, value_name = "DATAGRAMS", default_value_t = 0)]
+    pub kernel_drops: u64,
+    /// Datagrams: how many of their lines the server refused or filtered, by its books.
+    #[arg(long, value_name = "LINES", default_value_t = 0)]
+    pub refused: u64,
     /// Stored lines, as `ringest-server cat DIR` prints them, or segment files; standard input where none is given.
     #[arg(value_name = "RECORDS")]
     pub records: Vec<PathBuf>,
@@ -64,7 +70,7 @@ pub struct Args {
     /// The server's name or address.
     #[arg(long, env = "SERVER_HOST", default_value = "localhost")]
     pub host: String,
-    /// The server's port.
+    /// The server's port; with --udp it is 9001 where none is given.
     #[arg(long, env = "SERVER_PORT", default_value_t = 9000)]
     pub port: u16,
     /// Connections.
@@ -97,6 +103,12 @@ pub struct Args {
     /// How connections speak: one reply per line, or numbered lines, acknowledged and sent exactly once.
     #[arg(long, env = "LOADGEN_MODE", default_value = "plain", value_parser = mode)]
     pub mode: Mode,
+    /// Sends datagrams instead, which nobody answers: as fast as the kernel takes them, or at --rate.
+    #[arg(long, env = "LOADGEN_UDP", conflicts_with_all = ["mode", "plain_share", "ack", "closed"])]
+    pub udp: bool,
+    /// Datagrams: as many lines in each as fit into so many bytes, and a batch at most. A line is never divided.
+    #[arg(long, env = "LOADGEN_DATAGRAM_SIZE", default_value_t = 1400, value_name = "BYTES")]
+    pub datagram_size: usize,
     /// Share of the connections that speaks plain mode, like 10%; the others are sessions.
     #[arg(long, env = "LOADGEN_PLAIN_SHARE", value_parser = proportion, conflicts_with = "mode", value_name = "SHARE")]
     pub plain_share: Option<f64>,
@@ -164,6 +176,9 @@ pub struct Args {
     /// Whether the rate came from a flag: only then it contradicts --closed.
     #[arg(skip)]
     pub rate_was_typed: bool,
+    /// Whether the port is the default.
+    #[arg(skip)]
+    pub port_was_left: bool,
 }
 
 impl Cli {
@@ -176,6 +191,7 @@ impl Cli {
     pub(crate) fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
         let mut cli = Cli::from_arg_matches(matches)?;
         cli.run.rate_was_typed = matches.value_source("rate") == Some(ValueSource::CommandLine);
+        cli.run.port_was_left = matches.value_source("port") == Some(ValueSource::DefaultValue);
         Ok(cli)
     }
 }

@@ -3,6 +3,7 @@
 use crate::cli::Args;
 use crate::connection::SessionTerms;
 use crate::corpus::{RECORD_SIZES, Shape};
+use crate::datagrams;
 use crate::ledger::Mode;
 use crate::schedule::share;
 use crate::stream::TlsTerms;
@@ -25,6 +26,8 @@ pub struct Config {
     pub cpus: Option<CpuList>,
     /// Connections of all workers.
     pub connections: u64,
+    /// The longest datagram, where datagrams are sent.
+    pub datagram_len_max: Option<usize>,
     /// Lines per second of all workers; `None` is a closed loop.
     pub rate_per_s: Option<u64>,
     /// Lines unanswered per connection, in a closed loop.
@@ -78,8 +81,9 @@ impl Config {
         let (lines, duration) = limits(args)?;
         let config = Config {
             host: args.host.clone(),
-            port: args.port,
             tls: tls(args)?,
+            port: if args.udp && args.port_was_left { UDP_PORT } else { args.port },
+            datagram_len_max: args.udp.then_some(args.datagram_size),
             workers,
             cpus,
             connections: args.connections,
@@ -151,6 +155,17 @@ impl Config {
             let (min, max) = (RECORD_SIZES.start(), RECORD_SIZES.end());
             return Err(format!("--record-size {size}: lines have {min} to {max} bytes on average"));
         }
+        if let Some(len) = self.datagram_len_max {
+            // Lines vary by up to an eighth.
+            let longest = size + size / 8;
+            if longest > datagrams::LEN_MAX || !(1..=datagrams::LEN_MAX).contains(&len) {
+                return Err(format!(
+                    "--datagram-size {len} with --record-size {size}: a datagram has at most {} bytes, and a line is \
+                     never divided",
+                    datagrams::LEN_MAX
+                ));
+            }
+        }
         if self.ledger.is_some() && !self.stamped {
             return Err("--ledger needs lines that carry their identity; leave --stamp none out".into());
         }
@@ -159,6 +174,9 @@ impl Config {
 }
 
 fn refuse_unsupported(args: &Args) -> Result<(), String> {
+    if args.udp && args.tls {
+        return Err("--udp and --tls (ENABLE_TLS): datagrams are plain text; leave one of them out".into());
+    }
     if args.compress { Err("--compress (COMPRESS): this build does not send gzip; unset it".into()) } else { Ok(()) }
 }
 
@@ -213,6 +231,7 @@ fn random_run() -> u32 {
     RandomState::new().hash_one(std::process::id()) as u32
 }
 
+const UDP_PORT: u16 = 9001;
 const TOTAL_LOGS: u64 = 1000;
 const DURATION: Duration = Duration::from_secs(10);
 const WORKERS_MAX: u64 = 999;
@@ -257,6 +276,9 @@ mod tests {
             ("--tls --ca-cert /none", "--ca-cert (CA_CERT_PATH): /none cannot be read"),
             ("--tls --client-cert c.crt", "go together"),
             ("--client-cert c.crt --client-key c.key", "without --tls"),
+            ("--udp --datagram-size 0", "--datagram-size 0"),
+            ("--udp --record-size 60000", "never divided"),
+            ("--udp --tls", "plain text"),
         ] {
             let error = resolve(line).expect_err(line);
             assert!(error.contains(sentence), "{line}: {error}");

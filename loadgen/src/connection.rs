@@ -361,6 +361,7 @@ impl Connection {
             conn: self.sender.conn,
             producer: session.map(|session| session.producer().to_owned()),
             epoch: session.map(|session| session.epoch()),
+            per_datagram: None,
             first: self.books.first(),
             sent_upto: self.books.sent_upto(),
             acked: self.books.acked(),

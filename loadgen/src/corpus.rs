@@ -80,6 +80,11 @@ impl Corpus {
         self.lines
     }
 
+    /// Bytes of the longest line.
+    pub fn longest(&self) -> usize {
+        self.starts.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().expect("there are lines")
+    }
+
     /// Checksum of the unstamped lines: two runs with the same fingerprint sent the same text.
     pub fn fingerprint(&self) -> u32 {
         let mut text = self.bytes[..self.starts[self.lines] as usize].to_vec();

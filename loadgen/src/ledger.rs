@@ -39,6 +39,9 @@ pub struct Entry {
     /// The producer's epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
+    /// Lines of each datagram, the last one excepted, where they were sent as datagrams: nobody answers those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_datagram: Option<u64>,
     /// The first line of this run; an earlier run of the same name may have sent others.
     pub first: u64,
     /// The last line of which any byte was sent, 0 where none was.
@@ -128,6 +131,7 @@ impl Entry {
     fn is_sound(&self) -> bool {
         let sent = |ranges: &Ranges| ranges.is_sound() && ranges.last().unwrap_or(0) <= self.sent_upto;
         let begun = self.first > 0 && self.acked.iter().next().is_none_or(|(first, _)| first >= self.first);
-        begun && sent(&self.acked) && sent(&self.rejected) && self.worker < 1000 && self.conn < 1_000_000
+        let grouped = self.per_datagram != Some(0);
+        begun && grouped && sent(&self.acked) && sent(&self.rejected) && self.worker < 1000 && self.conn < 1_000_000
     }
 }

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod corpus;
+pub mod datagrams;
 mod draw;
 pub mod flight;
 pub mod latency;

@@ -3,7 +3,7 @@
 use ringest_loadgen::cli::{Cli, Command, Reconcile, Sink};
 use ringest_loadgen::config::Config;
 use ringest_loadgen::ledger::Ledger;
-use ringest_loadgen::reconcile::Reconciler;
+use ringest_loadgen::reconcile::{Reconciler, Said};
 use ringest_loadgen::run::{Finished, run};
 use ringest_loadgen::sink;
 use ringest_sys::cpu;
@@ -105,7 +105,9 @@ fn code(finished: &Finished) -> u8 {
         Some(Signal::Hangup) => 129,
         None if breached => GATE_BREACHED,
         // Every connection ended before a single line was answered.
-        None if results.clone().all(|results| results.acked + results.refused_as_meant == 0) => COULD_NOT_RUN,
+        None if results.clone().all(|results| results.acked + results.refused_as_meant + results.sent == 0) => {
+            COULD_NOT_RUN
+        }
         None => 0,
     }
 }
@@ -114,7 +116,8 @@ fn reconcile(what: &Reconcile) -> Result<u8, (u8, String)> {
     let could_not = |why: String| (COULD_NOT_RUN, why);
     let ledgers: Vec<Ledger> =
         what.ledger.iter().map(|path| Ledger::load(path)).collect::<Result<_, _>>().map_err(could_not)?;
-    let mut reconciler = Reconciler::new(&ledgers).map_err(could_not)?;
+    let said = Said { kernel_drops: what.kernel_drops, refused: what.refused };
+    let mut reconciler = Reconciler::new(&ledgers, said).map_err(could_not)?;
     if what.records.is_empty() {
         let stored = BufReader::with_capacity(READ_LEN, io::stdin().lock());
         reconciler.read(stored).map_err(|error| could_not(format!("cannot read standard input: {error}")))?;

@@ -18,7 +18,17 @@ pub struct Reconciler {
     runs: Vec<u32>,
     /// The account of the last line: neighbours mostly share it.
     last: Option<(Sender, usize)>,
+    said: Said,
     findings: Findings,
+}
+
+/// What the server's books say of datagrams that are not stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Said {
+    /// Datagrams that the kernel dropped.
+    pub kernel_drops: u64,
+    /// Lines that the server refused or filtered.
+    pub refused: u64,
 }
 
 /// The lines of one connection.
@@ -55,16 +65,38 @@ pub struct Findings {
     pub filtered: u64,
     /// Lines of other runs, or of no generator.
     pub foreign: u64,
+    /// Of the lines sent as datagrams, where there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub datagrams: Option<Datagrams>,
     /// The first few failures, one sentence each.
     pub examples: Vec<String>,
 }
 
+/// What became of datagrams. Nobody was promised anything, so a loss is none of the server's as long as its books say it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Datagrams {
+    /// Lines sent.
+    pub sent: u64,
+    /// Of these, found.
+    pub stored: u64,
+    /// Datagrams sent.
+    pub datagrams: u64,
+    /// Datagrams of which no line was found.
+    pub datagrams_missing: u64,
+    /// Datagrams that the kernel dropped, as the server says.
+    pub kernel_drops: u64,
+    /// Lines that the server refused or filtered, as it says.
+    pub refused: u64,
+    /// Whether what is missing is exactly what these two explain.
+    pub is_explained: bool,
+}
+
 impl Reconciler {
-    /// Ready to compare.
+    /// Ready to compare, with what the server `said` of datagrams.
     ///
     /// # Errors
     /// Where two ledgers claim the same connection.
-    pub fn new(ledgers: &[Ledger]) -> Result<Reconciler, String> {
+    pub fn new(ledgers: &[Ledger], said: Said) -> Result<Reconciler, String> {
         let mut accounts = Vec::new();
         let mut by_sender = HashMap::new();
         for ledger in ledgers {
@@ -77,7 +109,7 @@ impl Reconciler {
             }
         }
         let runs = ledgers.iter().filter_map(Ledger::run_id).collect();
-        Ok(Reconciler { accounts, by_sender, runs, last: None, findings: Findings::default() })
+        Ok(Reconciler { accounts, by_sender, runs, last: None, said, findings: Findings::default() })
     }
 
     /// Takes stored lines up to the end of the stream. Control lines of a segment are passed over, so that segments
@@ -132,6 +164,7 @@ impl Reconciler {
 
     /// Everything that was stored has been taken: what is missing is lost.
     pub fn finish(mut self) -> Findings {
+        self.findings.datagrams = self.datagrams();
         for account in &self.accounts {
             let (missing, first) = account.missing();
             let filtered = missing.min(account.entry.filtered);
@@ -143,6 +176,43 @@ impl Reconciler {
             }
         }
         self.findings
+    }
+
+    /// What became of datagrams, where some were sent. A dropped datagram takes all of its lines with it, so what is
+    /// missing has to be the lines of as many whole datagrams as the kernel dropped, and the refused lines besides.
+    fn datagrams(&self) -> Option<Datagrams> {
+        let mut found =
+            Datagrams { kernel_drops: self.said.kernel_drops, refused: self.said.refused, ..Datagrams::default() };
+        let mut missing_lens = Vec::new();
+        for account in &self.accounts {
+            let Some(per_datagram) = account.entry.per_datagram else { continue };
+            let mut first = account.entry.first;
+            while first <= account.entry.sent_upto {
+                let last = (first + per_datagram - 1).min(account.entry.sent_upto);
+                let stored = (first..=last).filter(|seq| account.saw(*seq)).count() as u64;
+                found.datagrams += 1;
+                found.sent += last + 1 - first;
+                found.stored += stored;
+                if stored == 0 {
+                    missing_lens.push(last + 1 - first);
+                }
+                first = last + 1;
+            }
+        }
+        if found.datagrams == 0 {
+            return None;
+        }
+        found.datagrams_missing = missing_lens.len() as u64;
+        // Which of those that are missing were dropped is not known; the last of a connection may be shorter.
+        missing_lens.sort_unstable();
+        let dropped = usize::try_from(found.kernel_drops).ok().filter(|dropped| *dropped <= missing_lens.len());
+        found.is_explained = dropped.is_some_and(|dropped| {
+            let least: u64 = missing_lens[..dropped].iter().sum();
+            let most: u64 = missing_lens[missing_lens.len() - dropped..].iter().sum();
+            let missing = found.sent - found.stored;
+            (least..=most).contains(&missing.saturating_sub(found.refused)) && missing >= found.refused
+        });
+        Some(found)
     }
 
     fn take_intact(&mut self, sender: Sender, seq: u64) {
@@ -217,7 +287,8 @@ impl Account {
 impl Findings {
     /// Whether every promise was kept and nothing was made up.
     pub fn pass(&self) -> bool {
-        self.lost + self.duplicated + self.corrupt + self.phantom == 0
+        let is_explained = self.datagrams.is_none_or(|datagrams| datagrams.is_explained);
+        is_explained && self.lost + self.duplicated + self.corrupt + self.phantom == 0
     }
 
     fn example(&mut self, kind: &str, text: impl FnOnce() -> String) {
@@ -238,6 +309,15 @@ impl fmt::Display for Findings {
         writeln!(f, "filtered        {:>14}   acked, not stored, below the server's level", self.filtered)?;
         writeln!(f, "reordered       {:>14}", self.reordered)?;
         writeln!(f, "foreign         {:>14}   of other runs or clients", self.foreign)?;
+        if let Some(Datagrams { sent, stored, datagrams, datagrams_missing, kernel_drops, refused, is_explained }) =
+            self.datagrams
+        {
+            let verdict = if is_explained { "explains it" } else { "DOES NOT EXPLAIN IT" };
+            let missing = sent - stored;
+            writeln!(f, "datagrams       {datagrams:>14}   {sent} lines, {stored} of them stored")?;
+            writeln!(f, "missing         {datagrams_missing:>14}   whole datagrams, {missing} lines in all")?;
+            writeln!(f, "the server says {kernel_drops:>14}   dropped, {refused} lines refused, which {verdict}")?;
+        }
         let Findings { lost, duplicated, corrupt, phantom, .. } = self;
         write!(f, "{lost} lost, {duplicated} duplicated, {corrupt} corrupt, {phantom} phantom")
     }
@@ -268,6 +348,7 @@ mod tests {
             conn: SENDER.conn,
             producer: None,
             epoch: None,
+            per_datagram: None,
             first: 1,
             sent_upto: 200,
             acked: Ranges::of(1, 190).without(&rejected),
@@ -290,7 +371,7 @@ mod tests {
     }
 
     fn compare(stored: &[Vec<u8>]) -> Findings {
-        let mut reconciler = Reconciler::new(&[ledger()]).unwrap();
+        let mut reconciler = Reconciler::new(&[ledger()], Said::default()).unwrap();
         let bytes = [b"{\"$seg\":{\"v\":1}}\n".to_vec(), stored.concat()].concat();
         reconciler.read(io::BufReader::with_capacity(37, bytes.as_slice())).unwrap();
         reconciler.finish()
@@ -355,12 +436,34 @@ mod tests {
         let mut ledger = ledger();
         ledger.connections[0].filtered = 2;
         let compare = |missing: usize| {
-            let mut reconciler = Reconciler::new(std::slice::from_ref(&ledger)).unwrap();
+            let mut reconciler = Reconciler::new(std::slice::from_ref(&ledger), Said::default()).unwrap();
             stored().iter().skip(missing).for_each(|line| reconciler.take(line.strip_suffix(b"\n").unwrap()));
             reconciler.finish()
         };
         assert_eq!((compare(2).filtered, compare(2).lost), (2, 0));
         assert_eq!((compare(3).filtered, compare(3).lost), (2, 1));
+    }
+
+    #[test]
+    fn what_is_missing_of_datagrams_has_to_be_what_the_server_says() {
+        // Lines 1 to 50, seven in each datagram, one in the last.
+        let mut ledger = Ledger::new(SENDER.run);
+        let entry = super::tests::ledger().connections.remove(0);
+        let (acked, rejected) = (Ranges::default(), Ranges::default());
+        ledger.connections.push(Entry { per_datagram: Some(7), sent_upto: 50, acked, rejected, ..entry });
+        let passes = |missing: &[u64], kernel_drops: u64, refused: u64| {
+            let said = Said { kernel_drops, refused };
+            let mut reconciler = Reconciler::new(std::slice::from_ref(&ledger), said).unwrap();
+            let stored = (1..=50).filter(|seq| !missing.contains(seq)).map(|seq| line(SENDER, seq));
+            stored.for_each(|line| reconciler.take(line.strip_suffix(b"\n").unwrap()));
+            reconciler.finish().pass()
+        };
+        let whole: Vec<u64> = (8..=14).collect();
+        assert!(passes(&[], 0, 0) && passes(&whole, 1, 0) && passes(&[50], 1, 0) && passes(&[3, 50], 1, 1));
+        assert!(passes(&whole, 0, 7) && passes(&[9, 30], 0, 2), "what is refused need not be a whole datagram");
+        assert!(!passes(&whole, 0, 0) && !passes(&whole, 2, 0) && !passes(&whole, 1, 1));
+        assert!(!passes(&[9], 1, 0), "a datagram is dropped as a whole");
+        assert!(!passes(&[50], 0, 0) && !passes(&[], 1, 0) && !passes(&[], 0, 1));
     }
 
     #[test]
@@ -373,6 +476,6 @@ mod tests {
         false_one.connections[0].sent_upto = 100;
         false_one.save(&path).unwrap();
         assert!(Ledger::load(&path).unwrap_err().contains("do not add up"));
-        assert!(Reconciler::new(&[ledger(), ledger()]).unwrap_err().contains("two ledgers"));
+        assert!(Reconciler::new(&[ledger(), ledger()], Said::default()).unwrap_err().contains("two ledgers"));
     }
 }

@@ -81,7 +81,7 @@ pub struct TestConfig {
     pub target: String,
     /// `closed` or `open`.
     pub model: String,
-    /// `plain`, `session` or `mixed`.
+    /// `plain`, `session`, `mixed` or `datagram`.
     pub mode: String,
     /// Of the connections, how many spoke plain mode.
     pub plain_connections: u64,
@@ -125,6 +125,9 @@ pub struct Results {
     pub acked: u64,
     /// Bad lines that were refused, as they should be.
     pub refused_as_meant: u64,
+    /// Lines sent as datagrams, of which nobody hears again.
+    #[serde(default)]
+    pub sent: u64,
     /// Lines that failed.
     pub failed: u64,
     /// Failed lines by the reason.
@@ -151,7 +154,7 @@ pub struct Results {
     pub goaways: u64,
     /// From the first line's turn to the last answer, in seconds.
     pub span_s: f64,
-    /// Acknowledged lines per second.
+    /// Acknowledged lines per second, or lines sent as datagrams.
     pub throughput_per_s: f64,
     /// Bytes sent per second.
     pub bytes_per_s: f64,
@@ -270,11 +273,14 @@ impl fmt::Display for Test {
             "{} to {}, {} connections, {} workers",
             self.name, config.target, config.connections, config.workers
         )?;
-        writeln!(
-            f,
-            "  records      {:>14} offered, {} acked, {} failed",
-            results.offered, results.acked, results.failed
-        )?;
+        let Results { offered, acked, failed, sent, sends, .. } = *results;
+        match sent {
+            0 => writeln!(f, "  records      {offered:>14} offered, {acked} acked, {failed} failed")?,
+            _ => writeln!(
+                f,
+                "  records      {offered:>14} offered, {sent} sent in {sends} datagrams without an answer, {failed} failed"
+            )?,
+        }
         let mb_per_s = results.bytes_per_s / 1e6;
         writeln!(f, "  throughput   {:>14.0} records/s, {mb_per_s:.1} MB/s", results.throughput_per_s)?;
         if let Some(rate) = results.rate {

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::connection::explain;
 use crate::corpus::Corpus;
+use crate::datagrams;
 use crate::latency::Latency;
 use crate::ledger::{Ledger, Mode};
 use crate::report::{Client, Gate, Rate, Report, Resources, Results, SCHEMA, System, Test, TestConfig, Tool};
@@ -177,6 +178,9 @@ impl Crew {
     }
 }
 
+/// What a worker does from its first line's turn on.
+type Run<'a> = dyn FnOnce(u64, Option<Schedule>) -> Outcome + 'a;
+
 /// What a worker's thread begins with.
 struct Job {
     task: Task,
@@ -195,17 +199,25 @@ impl Job {
         {
             return say(Word::Failed(error.to_string()));
         }
-        let worker = match Worker::connect(self.task, self.corpus, self.clock) {
-            Ok(worker) => worker,
+        let Job { task, corpus, clock, config } = self;
+        let worker: Result<Box<Run<'_>>, String> = match config.datagram_len_max {
+            None => Worker::connect(task, corpus, clock).map(|worker| {
+                Box::new(|start_ns, schedule| worker.run(start_ns, schedule, orders, outlet)) as Box<Run<'_>>
+            }),
+            Some(len_max) => datagrams::Worker::open(task, corpus, clock, len_max).map(|worker| {
+                Box::new(|start_ns, schedule| worker.run(start_ns, schedule, orders, outlet)) as Box<Run<'_>>
+            }),
+        };
+        let run = match worker {
+            Ok(run) => run,
             Err(why) => return say(Word::Failed(why)),
         };
         say(Word::Ready);
         let Ok(start_ns) = go.recv() else { return };
-        let schedule = self
-            .config
+        let schedule = config
             .rate_per_s
-            .map(|rate| Schedule::of_worker(rate, u64::from(number), self.config.workers).starting_at(start_ns));
-        let outcome = worker.run(start_ns, schedule, orders, outlet);
+            .map(|rate| Schedule::of_worker(rate, u64::from(number), config.workers).starting_at(start_ns));
+        let outcome = run(start_ns, schedule);
         say(Word::Done(Box::new(outcome)));
     }
 }
@@ -266,6 +278,9 @@ fn find(config: &Config) -> Result<SocketAddr, String> {
         .map_err(|error| format!("cannot find the address of \"{host}\": {error}; check --host (SERVER_HOST)"))?;
     let mut refusal = format!("\"{host}\" has no address; check --host (SERVER_HOST)");
     for address in addresses {
+        if config.datagram_len_max.is_some() {
+            return Ok(address); // Nobody would answer.
+        }
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(_) => return Ok(address),
             Err(error) => refusal = explain(address, &error),
@@ -303,6 +318,7 @@ fn test(config: &Config, sum: &Sum, signal: Option<Signal>) -> Test {
     };
     let plain = (0..config.workers).flat_map(|worker| config.modes(worker)).filter(|mode| *mode == Mode::Plain).count();
     let mode = match plain as u64 {
+        _ if config.datagram_len_max.is_some() => "datagram",
         0 => "session",
         plain if plain == config.connections => "plain",
         _ => "mixed",
@@ -350,6 +366,7 @@ fn results(config: &Config, sum: &Sum) -> Results {
         offered: tally.offered,
         acked: tally.acked,
         refused_as_meant: tally.refused_as_meant,
+        sent: tally.sent,
         failed: tally.failed(),
         failures: tally.failures.clone(),
         faults: tally.faults.clone(),
@@ -363,7 +380,7 @@ fn results(config: &Config, sum: &Sum) -> Results {
         nacks: tally.nacks,
         goaways: tally.goaways,
         span_s,
-        throughput_per_s: per_s(tally.acked),
+        throughput_per_s: per_s(tally.acked + tally.sent),
         bytes_per_s: per_s(tally.bytes),
         rate,
         response_us: latency.response.figures(),

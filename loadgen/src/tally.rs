@@ -11,6 +11,8 @@ pub struct Tally {
     pub acked: u64,
     /// Bad lines that the server refused, as it should.
     pub refused_as_meant: u64,
+    /// Lines sent as datagrams: nobody answers those.
+    pub sent: u64,
     /// Acknowledged lines that the server said it filtered by level.
     pub filtered: u64,
     /// Lines that the server said it had already.
@@ -55,9 +57,9 @@ impl Tally {
         self.failures.values().sum()
     }
 
-    /// Lines whose fate is known: taken, refused as meant, or failed.
+    /// Lines of which nothing more will be heard: taken, refused as meant, failed, or sent as datagrams.
     pub fn finished(&self) -> u64 {
-        self.acked + self.refused_as_meant + self.failed()
+        self.acked + self.refused_as_meant + self.sent + self.failed()
     }
 
     /// Failed lines out of finished ones, 0 to 1.
@@ -71,6 +73,7 @@ impl Tally {
         self.offered += other.offered;
         self.acked += other.acked;
         self.refused_as_meant += other.refused_as_meant;
+        self.sent += other.sent;
         self.filtered += other.filtered;
         self.duplicate += other.duplicate;
         self.resent += other.resent;

@@ -602,17 +602,17 @@ impl Worker {
 
 /// How long this thread could have run and did not, because something else did: the second number of schedstat. 0 where
 /// the kernel does not count it.
-fn queued_ns() -> u64 {
+pub(crate) fn queued_ns() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     text.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 const RECEIVE_LEN: usize = 256 << 10;
-const INTERVAL_NS: u64 = 1_000_000_000;
+pub(crate) const INTERVAL_NS: u64 = 1_000_000_000;
 /// How often a quiet worker looks whether it should stop.
-const WAIT_MAX_NS: u64 = 50_000_000;
-const SPIN_NS: u64 = 60_000;
+pub(crate) const WAIT_MAX_NS: u64 = 50_000_000;
+pub(crate) const SPIN_NS: u64 = 60_000;
 /// A line that is sent this long after its time is late.
-const LATE_NS: u64 = 100_000;
+pub(crate) const LATE_NS: u64 = 100_000;
 const DRAIN_STOPPED_NS: u64 = 1_000_000_000;
 const GREETING_NS: u64 = 5_000_000_000;

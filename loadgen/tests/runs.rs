@@ -4,8 +4,10 @@ mod scripted;
 
 use scripted::{Script, Server, loadgen, pause, run, stderr};
 use serde_json::Value;
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 fn results(report: &Value) -> &Value {
     &report["tests"][0]["results"]
@@ -339,4 +341,67 @@ fn a_server_that_goes_away_for_good_ends_the_run_and_fails_what_was_owed() {
     assert!(server.connections() >= 2);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     assert_eq!(report["verification"]["books_closed"], true);
+}
+
+#[test]
+fn datagrams_are_sent_without_an_answer_and_reconciled_with_what_the_server_says() {
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = directory.path().join("ledger.json");
+    let child = loadgen("--udp --host 127.0.0.1 -n 2001 -c 3 -t 2 -R 20000 --json -")
+        .arg("--port")
+        .arg(receiver.local_addr().unwrap().port().to_string())
+        .arg("--ledger")
+        .arg(&ledger)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut datagrams = Vec::new();
+    let mut buf = [0; 65_536];
+    let mut lines = 0;
+    while lines < 2001 {
+        let len = receiver.recv(&mut buf).expect("every line comes");
+        assert!(len <= 1400 && buf[len - 1] == b'\n', "{len} bytes");
+        lines += buf[..len].iter().filter(|byte| **byte == b'\n').count();
+        datagrams.push(buf[..len].to_vec());
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = results(&report);
+    assert_eq!((&found["sent"], &found["offered"], &found["acked"]), (&2001.into(), &2001.into(), &0.into()));
+    assert_eq!(found["sends"], datagrams.len());
+    assert_eq!(report["verification"]["books_closed"], true);
+    assert_eq!(report["tests"][0]["config"]["mode"], "datagram");
+    assert!(found["rate"]["achieved"].as_f64().unwrap() < 21_000.0, "no faster than asked for");
+
+    let compare = |skip: usize, said: [&str; 2]| {
+        let records = directory.path().join("stored.ndjson");
+        std::fs::write(&records, datagrams[skip..].concat()).unwrap();
+        let mut command = loadgen("reconcile");
+        command.arg("--ledger").arg(&ledger).args(["--kernel-drops", said[0], "--refused", said[1]]).arg(&records);
+        let output = command.output().unwrap();
+        (output.status.code(), last_line(&output))
+    };
+    assert_eq!(compare(0, ["0", "0"]), (Some(0), PERFECT.into()));
+    assert_eq!(compare(5, ["5", "0"]), (Some(0), PERFECT.into()));
+    assert_eq!(compare(5, ["4", "0"]).0, Some(5), "a loss that nobody explains");
+    assert_eq!(compare(5, ["0", "0"]).0, Some(5));
+    assert_eq!(compare(0, ["1", "0"]).0, Some(5), "a drop that did not happen");
+}
+
+#[test]
+fn datagrams_to_nobody_are_failures() {
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let output = loadgen("--udp --host 127.0.0.1 -n 100 -c 1 -R 1000 --batch 1 --json -")
+        .args(["--port", &port])
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let failures = &results(&report)["failures"]["nobody_there"];
+    assert!(failures.as_u64().is_some_and(|failures| failures > 0), "{report}");
+    assert_eq!(report["verification"]["books_closed"], true);
+    assert!(stderr(&output).contains(&format!("127.0.0.1:{port}")), "{}", stderr(&output));
 }

@@ -1,0 +1,206 @@
+//! Lines as datagrams: sent at their times, or as fast as the kernel takes them, and never heard of again.
+//!
+//! Only the server's books say what became of them. So that a lost datagram can be told from a lost line, every datagram
+//! of a connection has the same number of lines, but for its last.
+
+use crate::corpus::{Corpus, Sender, Stamp};
+use crate::latency::Latency;
+use crate::ledger::{Entry, Mode};
+use crate::ranges::Ranges;
+use crate::schedule::Schedule;
+use crate::tally::Tally;
+use crate::worker::{
+    Clock, INTERVAL_NS, Interval, LATE_NS, Orders, Outcome, SPIN_NS, Task, WAIT_MAX_NS, Word, queued_ns,
+};
+use ringest_sys::clock;
+use std::hint;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender as Outlet;
+use std::thread;
+use std::time::Duration;
+
+/// The longest datagram that IPv4 carries.
+pub const LEN_MAX: usize = 65_507;
+
+/// A worker that sends datagrams.
+#[derive(Debug)]
+pub struct Worker {
+    task: Task,
+    corpus: Corpus,
+    clock: Clock,
+    sockets: Vec<Socket>,
+    /// Lines of each datagram, at least one: a line is never divided.
+    per_datagram: u64,
+    latency: Latency,
+    tally: Tally,
+    complaints: Vec<String>,
+    /// The place of the next line in the schedule.
+    next_slot: u64,
+}
+
+/// One sender, with line numbers of its own.
+#[derive(Debug)]
+struct Socket {
+    socket: UdpSocket,
+    stamp: Stamp,
+    sent: u64,
+}
+
+impl Worker {
+    /// Opens a socket for each connection of the task. Datagrams have as many lines as fit into `len_max` bytes, and at
+    /// most a batch.
+    ///
+    /// # Errors
+    /// A sentence, where a socket cannot be had.
+    pub fn open(task: Task, corpus: Corpus, clock: Clock, len_max: usize) -> Result<Worker, String> {
+        let open = |conn| {
+            let socket = open(task.peer)?;
+            Ok(Socket { socket, stamp: Stamp::new(Sender { run: task.run, worker: task.worker, conn }), sent: 0 })
+        };
+        let sockets: io::Result<Vec<Socket>> = (0..task.modes.len() as u32).map(open).collect();
+        let sockets = sockets.map_err(|error| format!("cannot open a socket to {}: {error}", task.peer))?;
+        let fitting = (len_max / corpus.longest()).max(1) as u64;
+        let tally = Tally { connects: sockets.len() as u64, ..Tally::default() };
+        Ok(Worker {
+            per_datagram: fitting.min(task.batch).min(corpus.lines() as u64),
+            task,
+            corpus,
+            clock,
+            sockets,
+            latency: Latency::new(),
+            tally,
+            complaints: Vec::new(),
+            next_slot: 0,
+        })
+    }
+
+    /// Sends until the task is done. Line 0's turn is at `start_ns`.
+    pub fn run(
+        mut self,
+        start_ns: u64,
+        schedule: Option<Schedule>,
+        orders: &Orders,
+        outlet: &Outlet<(u16, Word)>,
+    ) -> Outcome {
+        let mut end_ns = self.task.duration_ns.map_or(u64::MAX, |duration_ns| start_ns + duration_ns);
+        if let (Some(schedule), Some(_)) = (schedule, self.task.duration_ns) {
+            // Every line is owed whose time comes before the end, however late it is.
+            let owed = schedule.due(end_ns - 1);
+            self.task.lines = Some(self.task.lines.map_or(owed, |lines| lines.min(owed)));
+            end_ns += self.task.drain_ns;
+        }
+        thread::sleep(Duration::from_nanos(start_ns.saturating_sub(self.clock.now_ns())));
+        let (cpu_before, queued_before) = (clock::thread_cpu(), queued_ns());
+
+        let mut next_interval_ns = start_ns + INTERVAL_NS;
+        let mut stopped = false;
+        while !stopped && self.lines_left() > 0 {
+            let now_ns = self.clock.now_ns();
+            if now_ns >= next_interval_ns {
+                next_interval_ns += INTERVAL_NS;
+                self.publish(orders, outlet);
+            }
+            stopped = orders.stop.load(Ordering::Relaxed);
+            if now_ns >= end_ns {
+                break;
+            }
+            let lines = self.per_datagram.min(self.lines_left());
+            match schedule.map(|schedule| schedule.at(self.next_slot + lines - 1)) {
+                Some(due_ns) if due_ns > now_ns => wait(due_ns - now_ns),
+                _ => self.send(lines, schedule.as_ref(), now_ns),
+            }
+        }
+        if !stopped && schedule.is_some() {
+            let unsent = self.lines_left();
+            self.tally.offered += unsent;
+            self.tally.fail("unsent", unsent);
+        }
+        let span_ns = self.clock.now_ns().saturating_sub(start_ns);
+        let cpu_ns = clock::thread_cpu().saturating_sub(cpu_before).as_nanos() as u64;
+        let queued_ns = queued_ns().saturating_sub(queued_before);
+        let Worker { task, sockets, per_datagram, latency, tally, complaints, .. } = self;
+        let entry = |(conn, socket): (u32, &Socket)| Entry {
+            mode: Mode::Plain,
+            worker: task.worker,
+            conn,
+            producer: None,
+            epoch: None,
+            per_datagram: Some(per_datagram),
+            first: 1,
+            sent_upto: socket.sent,
+            acked: Ranges::default(),
+            rejected: Ranges::default(),
+            filtered: 0,
+            duplicate: 0,
+        };
+        let entries = (0..).zip(&sockets).map(entry).collect();
+        Outcome { tally, latency, entries, complaints, level: None, cpu_ns, queued_ns, span_ns }
+    }
+
+    /// One datagram, from the next sender in turn.
+    fn send(&mut self, lines: u64, schedule: Option<&Schedule>, now_ns: u64) {
+        let count = self.sockets.len() as u64;
+        let at = (self.next_slot / self.per_datagram % count) as usize;
+        let Socket { socket, stamp, sent } = &mut self.sockets[at];
+        let datagram = self.corpus.stamp(stamp, *sent + 1, lines as usize).bytes;
+        self.tally.offered += lines;
+        match socket.send(datagram) {
+            Ok(_) => {
+                *sent += lines;
+                self.tally.sent += lines;
+                self.tally.bytes += datagram.len() as u64;
+                self.tally.sends += 1;
+            }
+            Err(error) => {
+                let reason = if error.kind() == ErrorKind::ConnectionRefused { "nobody_there" } else { "send_failed" };
+                self.tally.fail(reason, lines);
+                let text = format!("a datagram to {} was not sent: {error}", self.task.peer);
+                if self.complaints.is_empty() {
+                    self.complaints.push(text);
+                }
+            }
+        }
+        if let Some(schedule) = schedule {
+            for slot in self.next_slot..self.next_slot + lines {
+                self.latency.slip.record(now_ns.saturating_sub(schedule.at(slot)), 1);
+            }
+            let is_late = now_ns > schedule.at(self.next_slot + lines - 1) + LATE_NS;
+            self.tally.late_ours += if is_late { lines } else { 0 };
+        }
+        self.next_slot += lines;
+    }
+
+    fn lines_left(&self) -> u64 {
+        self.task.lines.map_or(u64::MAX, |lines| lines.saturating_sub(self.next_slot))
+    }
+
+    fn publish(&mut self, orders: &Orders, outlet: &Outlet<(u16, Word)>) {
+        // Without a spare the reader is behind; this second then counts with the next.
+        if let Ok(spare) = orders.spares.try_recv() {
+            let latency = std::mem::replace(&mut self.latency, spare);
+            let interval = Interval { tally: self.tally.clone(), latency };
+            // Nobody listens any more only where the run is being given up.
+            let _ = outlet.send((self.task.worker, Word::Interval(Box::new(interval))));
+        }
+    }
+}
+
+fn open(peer: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = match peer {
+        SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
+    }?;
+    socket.connect(peer)?;
+    Ok(socket)
+}
+
+/// Sleeps most of it and spins the rest: a sleeping thread wakes late by about that much.
+fn wait(ns: u64) {
+    if ns > SPIN_NS {
+        thread::sleep(Duration::from_nanos((ns - SPIN_NS).min(WAIT_MAX_NS)));
+    } else {
+        hint::spin_loop();
+    }
+}
