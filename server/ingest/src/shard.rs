@@ -283,7 +283,7 @@ impl Shard {
             session.is_stalled = true;
             return false;
         }
-        // Who comes by while others wait has to wait behind them, or those that come by first get all of the room.
+        // A session that asks while others wait queues behind them; otherwise early askers would take all of the room.
         let is_free = self.queue.is_empty() && !self.datagrams_stalled;
         let is_its_turn = is_free || self.called == Some(id);
         if self.intake.writer.gate() == Gate::Wait || !is_its_turn {
@@ -674,18 +674,26 @@ impl Shard {
         }
     }
 
-    /// The first line decides what a connection is. What may become a hello is kept until its line is complete.
+    /// The first line that is not empty decides what a connection is. What may become a hello is kept until its line is complete.
     fn feed_first(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
         let may_be_hello = |bytes: &[u8]| {
             let common = bytes.len().min(HELLO_PREFIX.len());
             bytes[..common] == HELLO_PREFIX[..common]
         };
-        if session.stash.is_empty() && !may_be_hello(chunk) {
-            session.mode = Mode::Plain(Replies::default());
-            return self.feed_lines(id, session, chunk);
+        // Empty lines decide nothing. Of one that is cut the carriage return waits for what follows it.
+        let mut chunk = chunk;
+        if session.stash == b"\r" && chunk.starts_with(b"\n") {
+            session.stash.clear();
+        }
+        if session.stash.is_empty() {
+            chunk = behind_empty_lines(chunk);
+            if !may_be_hello(chunk) && chunk != b"\r" {
+                session.mode = Mode::Plain(Replies::default());
+                return self.feed_lines(id, session, chunk);
+            }
         }
         session.stash.extend_from_slice(chunk);
-        if !may_be_hello(&session.stash) {
+        if !may_be_hello(&session.stash) && session.stash != b"\r" {
             let stash = std::mem::take(&mut session.stash);
             session.mode = Mode::Plain(Replies::default());
             return self.feed_lines(id, session, &stash);
@@ -1050,6 +1058,13 @@ impl Shard {
 /// What a byte costs that is decoded to nothing, in bytes that are decoded to something: gzip blocks of nothing but
 /// their own tables take 115 ns per byte, usual ones 2 ns per byte that comes out.
 const BARREN_COST: usize = 16;
+fn behind_empty_lines(mut bytes: &[u8]) -> &[u8] {
+    while let Some(rest) = bytes.strip_prefix(b"\n").or_else(|| bytes.strip_prefix(b"\r\n")) {
+        bytes = rest;
+    }
+    bytes
+}
+
 /// What a session's first line begins with.
 const HELLO_PREFIX: &[u8] = b"{\"$hello\"";
 /// Longest `$hello`.

@@ -1,11 +1,38 @@
 //! Session mode: numbering, acks that add up, resume, take-over, and how a session ends.
 
-use crate::support::lines::{json, record};
+use crate::support::lines::{OK, json, record};
 use crate::support::on_each_backend;
 use crate::support::process::Setup;
 use serde_json::json as value;
 use std::thread;
 use std::time::Duration;
+
+on_each_backend!(empty_lines_before_a_hello_are_skipped, |setup: Setup| {
+    let server = setup.start();
+    for (number, empty) in ["\n", "\r\n", "\n\r\n\n\n"].into_iter().enumerate() {
+        for is_split in [false, true] {
+            let mut client = server.connect();
+            let name = format!("p{number}-{is_split}");
+            let hello = format!(r#"{empty}{{"$hello":{{"v":1,"producer":"{name}"}}}}"#);
+            let pieces: Vec<&[u8]> = hello.as_bytes().chunks(if is_split { 1 } else { hello.len() }).collect();
+            for piece in pieces {
+                client.send(piece);
+                thread::sleep(Duration::from_millis(u64::from(is_split)));
+            }
+            client.say("");
+            assert!(json(&client.line()).get("$welcome").is_some(), "{empty:?}");
+            client.say(record(&name, 1));
+            assert_eq!(client.settled(1).stored, 1);
+        }
+    }
+    // What they come before need not be a session.
+    for empty in ["\n", "\r\n", "\r"] {
+        let mut client = server.connect();
+        client.send(empty);
+        thread::sleep(Duration::from_millis(5));
+        assert_eq!(client.ask(record("plain", 1)), OK, "{empty:?}");
+    }
+});
 
 on_each_backend!(a_hello_is_welcomed_with_what_a_client_has_to_know, |setup: Setup| {
     let server = setup.start();
