@@ -80,8 +80,10 @@ impl FromStr for CpuList {
             cpus.extend(first..=last);
         }
         cpus.sort_unstable();
-        cpus.dedup();
-        Ok(CpuList { cpus })
+        match cpus.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(CpuError::Twice { cpu: pair[0] }),
+            None => Ok(CpuList { cpus }),
+        }
     }
 }
 
@@ -126,6 +128,11 @@ pub enum CpuError {
         /// The part between two commas, as it was typed.
         part: String,
     },
+    /// The list names this processor more than once: whoever wrote it counts on one more than there are.
+    Twice {
+        /// The first such processor.
+        cpu: usize,
+    },
     /// This part names a processor no affinity mask has room for.
     TooLarge {
         /// The part between two commas, as it was typed.
@@ -169,6 +176,7 @@ impl fmt::Display for CpuError {
             CpuError::TooLarge { part } => {
                 write!(f, "`{part}` names a processor above {}, the highest a mask can hold", CPU_COUNT_MAX - 1)
             }
+            CpuError::Twice { cpu } => write!(f, "processor {cpu} is named twice"),
             CpuError::NotAllowed { cpu, allowed } => {
                 write!(f, "processor {cpu} is not open to this process; it may use {allowed}")
             }
@@ -193,14 +201,9 @@ mod tests {
 
     #[test]
     fn lists_are_read_sorted_and_printed_shortest() {
-        for (typed, printed) in [
-            ("0", "0"),
-            ("0-3,8", "0-3,8"),
-            ("8,3,2,1,0", "0-3,8"),
-            ("1-1", "1"),
-            (" 0 , 1 ", "0-1"),
-            ("5,5,4-6", "4-6"),
-        ] {
+        for (typed, printed) in
+            [("0", "0"), ("0-3,8", "0-3,8"), ("8,3,2,1,0", "0-3,8"), ("1-1", "1"), (" 0 , 1 ", "0-1")]
+        {
             assert_eq!(parse(typed).unwrap().to_string(), printed, "from {typed}");
         }
     }
@@ -215,9 +218,16 @@ mod tests {
 
     #[test]
     fn a_bad_list_is_refused_by_the_name_of_its_bad_part() {
-        for (typed, bad) in
-            [("0,x", "`x`"), ("0-", "`0-`"), ("1,,2", "``"), ("3-1", "`3-1`"), ("+1", "`+1`"), ("-1", "`-1`")]
-        {
+        for (typed, bad) in [
+            ("0,x", "`x`"),
+            ("0-", "`0-`"),
+            ("1,,2", "``"),
+            ("3-1", "`3-1`"),
+            ("+1", "`+1`"),
+            ("-1", "`-1`"),
+            ("0,0", "processor 0 is named twice"),
+            ("6,4-6", "processor 6 is named twice"),
+        ] {
             let message = parse(typed).unwrap_err().to_string();
             assert!(message.contains(bad), "{typed}: {message}");
         }
