@@ -237,7 +237,9 @@ on_each_backend!(without_descriptors_those_who_are_connected_are_served_and_othe
     }
     assert_eq!(first.ask(record("first", 3)), OK);
     drop(first);
-    server.stop();
+    let said = server.stop().stderr;
+    let told = said.lines().filter(|line| line.contains("connections have to wait") && line.contains("ulimit")).count();
+    assert!((1..=5).contains(&told), "it is said, and not for each of them: {said}");
     assert_eq!(setup.records().len(), 103);
     setup.assert_verified();
 });

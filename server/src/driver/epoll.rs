@@ -1,11 +1,11 @@
 //! A shard on epoll: readiness for its sockets, and one writer thread for its files.
 //!
-//! The fair baseline, and what runs where io_uring is not to be had. It reads large pieces, answers small ones directly,
+//! The fair baseline, and what runs where io_uring is not available. It reads large pieces, answers small ones directly,
 //! and never blocks its sockets on the disk: writes and syncs are done in order by one thread on the same core, which
 //! is fed through a bounded channel and rings the shard's bell when something is done.
 
 use super::datagrams::{Datagrams, Received};
-use super::report;
+use super::{ACCEPT_PAUSE, LINGER, Shortage, report};
 use crate::notice;
 use crate::storage::SegmentFile;
 use crate::worker::{Files, Inbox, Letterbox, Message, Seat, Summary};
@@ -14,12 +14,13 @@ use ringest_sys::event_fd::EventFd;
 use ringest_sys::poller::{Interest, Poller, Readiness};
 use ringest_sys::{cpu, net};
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub(crate) struct Epoll {
     poller: Poller,
@@ -42,6 +43,7 @@ pub(crate) struct Epoll {
     buffer: Vec<u8>,
     counters: Counters,
     takes_datagrams: bool,
+    shortage: Shortage,
     is_draining: bool,
     is_aborted: bool,
 }
@@ -63,6 +65,13 @@ struct Counters {
     waits: u64,
     receives: u64,
     sends: u64,
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counters { waits, receives, sends } = self;
+        write!(f, "{waits} waits, {receives} receives, {sends} sends")
+    }
 }
 
 impl Epoll {
@@ -93,6 +102,7 @@ impl Epoll {
             // A baseline that reads 64 KiB at a time would be a straw man.
             buffer: vec![0; seat.buffer_len.max(READ_LEN_MIN)],
             counters: Counters::default(),
+            shortage: Shortage::default(),
             is_draining: false,
             is_aborted: false,
         })
@@ -158,8 +168,9 @@ impl Epoll {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(_) => {
-                    // Out of descriptors or memory: those who wait are kept waiting, and not asked about meanwhile.
+                Err(error) => {
+                    // Those who wait are not asked about meanwhile.
+                    self.shortage.say(self.id, &error, now);
                     self.accept_at = Some(now + ACCEPT_PAUSE);
                     self.watch_listener(Interest::NONE);
                     return;
@@ -468,7 +479,7 @@ impl Epoll {
             in_flight: self.shard.in_flight(),
             takes_datagrams: self.takes_datagrams,
             setup: "level-triggered, files on a writer thread".into(),
-            counters: format!("{:?}", self.counters),
+            counters: self.counters.to_string(),
             drained: self.shard.is_drained(),
         }
     }
@@ -502,7 +513,7 @@ impl Writer {
                 notice!("the writer of shard {} is not pinned: {error}", id.0);
             }
             for job in queue {
-                let done = work(job);
+                let done = work(id, job);
                 if report_done.send(done).is_err() {
                     return;
                 }
@@ -528,13 +539,15 @@ impl Writer {
     }
 }
 
-fn work(job: Job) -> Done {
+fn work(shard: ShardId, job: Job) -> Done {
     match job {
         Job::Write(block, file) => {
-            let outcome = file.write(&block).map_err(|error| report("write", block.segment(), &error));
+            let outcome = file.write(&block).map_err(|error| report("write", shard, block.segment(), &error));
             Done::Written(block, outcome)
         }
-        Job::Sync(segment, file) => Done::Synced(segment, file.sync().map_err(|error| report("sync", segment, &error))),
+        Job::Sync(segment, file) => {
+            Done::Synced(segment, file.sync().map_err(|error| report("sync", shard, segment, &error)))
+        }
     }
 }
 
@@ -548,7 +561,3 @@ const READ_LEN_MIN: usize = 256 << 10;
 const TURN_LEN_MAX: usize = 4 << 20;
 /// Writes and syncs given to the writer at once; above what a shard has under way.
 const JOBS_MAX: usize = 64;
-/// How long accepting pauses when the process is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a peer has to close after all was said.
-const LINGER: Duration = Duration::from_secs(1);

@@ -10,8 +10,9 @@ mod uring;
 use crate::notice;
 use crate::storage::fault;
 use crate::worker::{Seat, Summary};
-use ringest_ingest::{Fault, SegmentId};
+use ringest_ingest::{Fault, SegmentId, ShardId};
 use std::io;
+use std::time::{Duration, Instant};
 
 /// A kernel interface to run shards on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,30 @@ impl Driver {
 }
 
 /// Says once, where it happened, how storage failed.
-pub(crate) fn report(what: &str, segment: SegmentId, error: &io::Error) -> Fault {
-    notice!("{what} of segment {} failed: {error}; its data goes to a new one", segment.0);
+pub(crate) fn report(what: &str, shard: ShardId, segment: SegmentId, error: &io::Error) -> Fault {
+    notice!("shard {}: {what} of segment {} failed: {error}; it is out of service", shard.0, segment.0);
     fault(error)
 }
+
+/// Accepting has failed, as it does where descriptors or memory have run out: those who are connected are served, and
+/// those who wait are kept waiting. It is said now and then, not for each of them.
+#[derive(Debug, Default)]
+pub(crate) struct Shortage {
+    said_at: Option<Instant>,
+}
+
+impl Shortage {
+    pub(crate) fn say(&mut self, shard: ShardId, error: &io::Error, now: Instant) {
+        if self.said_at.is_none_or(|at| now >= at + SHORTAGE_PAUSE) {
+            self.said_at = Some(now);
+            notice!("shard {}: connections have to wait: {error}; ulimit -n bounds how many there are", shard.0);
+        }
+    }
+}
+
+/// How long a shortage is not said again.
+const SHORTAGE_PAUSE: Duration = Duration::from_secs(10);
+/// How long accepting pauses when the process is out of descriptors.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a peer has to close after all was said.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@
 //! on common file systems a ring hands that to another thread, which costs more than the write.
 
 use super::datagrams::{Datagrams, Received};
-use super::report;
+use super::{ACCEPT_PAUSE, LINGER, Shortage, report};
 use crate::notice;
 use crate::worker::{Files, Inbox, Letterbox, Message, Seat, Summary};
 use ringest_ingest::{Action, Block, Handover, SegmentId, SessionId, Shard, ShardId};
@@ -50,6 +50,7 @@ pub(crate) struct Uring {
     /// Bytes that one connection may receive before it queues again.
     credit: u32,
     chunk_len_max: usize,
+    shortage: Shortage,
     is_draining: bool,
     is_aborted: bool,
 }
@@ -151,6 +152,7 @@ impl Uring {
             next_write: 0,
             credit: u32::try_from(seat.buffer_len * CREDIT_BUFFERS).unwrap_or(u32::MAX),
             chunk_len_max: seat.buffer_len,
+            shortage: Shortage::default(),
             is_draining: false,
             is_aborted: false,
         })
@@ -249,7 +251,7 @@ impl Uring {
             }
             Event::Written { token, buf, result } => self.tell_written(token, buf, result, now),
             Event::Synced { token, result } => {
-                let outcome = result.map_err(|error| report("sync", SegmentId(token), &error));
+                let outcome = result.map_err(|error| report("sync", self.id, SegmentId(token), &error));
                 self.shard.handle_synced(SegmentId(token), outcome, now);
             }
             Event::Ready { token: DATAGRAMS, more } => {
@@ -283,8 +285,10 @@ impl Uring {
                 }
             }
             Err(_) if self.is_draining => return,
-            // Out of descriptors or memory: those who are connected are served, those who wait are kept waiting.
-            Err(_) => self.accept_at = Some(now + ACCEPT_PAUSE),
+            Err(error) => {
+                self.shortage.say(self.id, &error, now);
+                self.accept_at = Some(now + ACCEPT_PAUSE);
+            }
         }
         if !more && self.accept_at.is_none() {
             self.accept();
@@ -325,14 +329,14 @@ impl Uring {
         let Some(mut writing) = self.writing.remove(&token) else { return };
         let segment = writing.block.segment();
         let outcome = match result {
-            Ok(0) => Err(report("write", segment, &io::Error::from(io::ErrorKind::WriteZero))),
+            Ok(0) => Err(report("write", self.id, segment, &io::Error::from(io::ErrorKind::WriteZero))),
             Ok(len) if len < writing.rest.len() => {
                 // The kernel took a part; what is left is still the same write.
                 writing.rest.start += len;
                 return self.submit(writing, buf);
             }
             Ok(_) => Ok(()),
-            Err(error) => Err(report("write", segment, &error)),
+            Err(error) => Err(report("write", self.id, segment, &error)),
         };
         writing.block.put_buffer(buf);
         self.shard.handle_written(writing.block, outcome, now);
@@ -581,11 +585,11 @@ impl Uring {
         let file = self.files.get(block.segment());
         let pages = block.parts().pages;
         if pages.is_empty() || file.direct().is_none() {
-            let outcome = file.write(&block).map_err(|error| report("write", block.segment(), &error));
+            let outcome = file.write(&block).map_err(|error| report("write", self.id, block.segment(), &error));
             return self.shard.handle_written(block, outcome, now);
         }
         if let Err(error) = file.write_ends(&block) {
-            let fault = report("write", block.segment(), &error);
+            let fault = report("write", self.id, block.segment(), &error);
             return self.shard.handle_written(block, Err(fault), now);
         }
         let buf = block.take_buffer();
@@ -743,7 +747,7 @@ impl Uring {
             in_flight: self.shard.in_flight(),
             takes_datagrams: self.takes_datagrams,
             setup: self.ring.setup().to_string(),
-            counters: format!("{:?}", self.ring.stats()),
+            counters: self.ring.stats().to_string(),
             drained: self.shard.is_drained(),
         }
     }
@@ -762,7 +766,3 @@ const CREDIT_BUFFERS: usize = 16;
 const DATAGRAM_BUFFERS: usize = 64;
 /// No session's: generations do not get there.
 const DATAGRAMS: u64 = u64::MAX;
-/// How long accepting pauses when the process is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a peer has to close after all was said.
-const LINGER: Duration = Duration::from_secs(1);

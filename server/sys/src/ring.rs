@@ -16,6 +16,7 @@ mod queues;
 mod setup;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -62,6 +63,17 @@ pub struct RingStats {
     pub multishots_ended: u64,
     /// Completions that belonged to nothing in flight. Other than zero is a fault.
     pub stale: u64,
+}
+
+impl fmt::Display for RingStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RingStats { enters, completions, cq_overflows, enobufs, multishots_ended, stale } = self;
+        write!(
+            f,
+            "{enters} enters, {completions} completions, {enobufs} without a buffer, {multishots_ended} armed again"
+        )?;
+        write!(f, ", {cq_overflows} overflows, {stale} stale")
+    }
 }
 
 /// A ring, bound to the thread that made it.
@@ -233,7 +245,8 @@ impl Ring {
     /// Submits what was started and waits until there is something to tell or the time is up; without a timeout, for
     /// ever. Returns at once if the last turn left events behind.
     ///
-    /// A signal, or a cancellation that came too late, can end it early with nothing to tell. An error is one of the ring itself, such as `EBADF`, and is final.
+    /// A signal, or a cancellation that came too late, can end it early with nothing to tell. An error is one of the ring
+    /// itself, such as `EBADF`, and is final.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         loop {
             self.bufs.publish();
