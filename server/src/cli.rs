@@ -92,7 +92,7 @@ pub struct Args {
     #[arg(long, env = "SHARDS", value_name = "N")]
     pub shards: Option<u16>,
     /// Cores to pin the shards to, like 0-3,8 [default: those that may be used].
-    #[arg(long = "cpu-list", alias = "cpus", env = "CPU_LIST", value_name = "LIST")]
+    #[arg(long = "cpu-list", env = "CPU_LIST", value_name = "LIST")]
     pub cpu_list: Option<String>,
     /// Leaves it to the scheduler where the shards run.
     #[arg(long, env = "NO_PIN", value_parser = BoolishValueParser::new())]

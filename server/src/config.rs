@@ -179,7 +179,7 @@ fn listen(args: &Args, is_encrypted: bool, notices: &mut Vec<String>) -> Result<
     let bare = host.trim_start_matches('[').trim_end_matches(']'); // [::1] as people write it before a port.
     let mut found = (bare, *port)
         .to_socket_addrs()
-        .map_err(|err| refuse(format!("SERVER_HOST: \"{host}\" is not an address of this machine: {err}")))?;
+        .map_err(|err| refuse(format!("SERVER_HOST: \"{host}\" cannot be resolved: {err}")))?;
     let listen = found.next().ok_or_else(|| refuse(format!("SERVER_HOST: \"{host}\" has no address")))?;
     if !listen.ip().is_loopback() {
         let lack = if is_encrypted { "this build checks no token" } else { "it has neither TLS nor authentication" };
@@ -338,7 +338,7 @@ fn cpus(args: &Args, machine: &Machine<'_>) -> Result<Vec<Option<usize>>, Refusa
 }
 
 fn backend(args: &Args, machine: &Machine<'_>, notices: &mut Vec<String>) -> Result<Backend, Refusal> {
-    let uring = || (machine.probe)().map_err(|reason| format!("io_uring is not to be had here: {reason}"));
+    let uring = || (machine.probe)().map_err(|reason| format!("io_uring is not available here: {reason}"));
     match args.backend.as_str() {
         "epoll" => Ok(Backend::Epoll),
         "uring" => uring().map(|()| Backend::Uring).map_err(refuse),
@@ -392,7 +392,7 @@ const BUFFER_LEN_MAX: usize = 1 << 20;
 const LINE_LEN_MIN: usize = 4 << 10;
 /// Each of a shard's batches can take a line of this length.
 const LINE_LEN_MAX: usize = 16 << 20;
-/// An hour of waiting for more is no batching.
+/// A minute of waiting for more is no batching.
 const FLUSH_MS_MAX: u64 = 60_000;
 const SEGMENT_MIB_MAX: u64 = 2048;
 const SHARDS_MAX: usize = 1024;
@@ -456,11 +456,11 @@ mod tests {
             (&["--segment-compression", "zstd"], "\"zstd\"; one of none, gzip"),
             (&["--shards", "0"], "SHARDS=0"),
             (&["--shards", "5"], "SHARDS=5: each shard has a core of its own, and there are 4 (0-3)"),
-            (&["--shards", "2", "--cpus", "3"], "there are 1 (3)"),
+            (&["--shards", "2", "--cpu-list", "3"], "there are 1 (3)"),
             (&["--shards", "1025", "--no-pin"], "at most 1024"),
-            (&["--cpus", "2,9"], "processor 9"),
-            (&["--cpus", "two"], "`two`"),
-            (&["--cpus", "1", "--no-pin"], "--no-pin does not"),
+            (&["--cpu-list", "2,9"], "processor 9"),
+            (&["--cpu-list", "two"], "`two`"),
+            (&["--cpu-list", "1", "--no-pin"], "--no-pin does not"),
             (&["--drain-deadline", "soon"], "\"soon\""),
             (&["--drain-deadline", "+5s"], "\"+5s\""),
             (&["--drain-deadline", "2h"], "\"2h\""),
@@ -506,9 +506,9 @@ mod tests {
 
     #[test]
     fn shards_take_the_cores_that_were_listed_or_none() {
-        assert_eq!(resolve(&["--cpus", "1,3"]).unwrap().cpus, [Some(1), Some(3)]);
-        assert_eq!(resolve(&["--cpus", "0-3"]).unwrap().cpus.len(), 4, "a list is worth more than a quota");
-        assert_eq!(resolve(&["--cpus", "1,3", "--shards", "1"]).unwrap().cpus, [Some(1)]);
+        assert_eq!(resolve(&["--cpu-list", "1,3"]).unwrap().cpus, [Some(1), Some(3)]);
+        assert_eq!(resolve(&["--cpu-list", "0-3"]).unwrap().cpus.len(), 4, "a list is worth more than a quota");
+        assert_eq!(resolve(&["--cpu-list", "1,3", "--shards", "1"]).unwrap().cpus, [Some(1)]);
         assert_eq!(resolve(&["--shards", "4"]).unwrap().cpus.len(), 4);
         assert_eq!(resolve(&["--shards", "9", "--no-pin"]).unwrap().cpus, [None; 9]);
     }

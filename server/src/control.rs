@@ -16,7 +16,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What can end a server, in the order in which it happens.
+/// What can end a server, as one stream of events.
 #[derive(Debug)]
 pub struct Control {
     events: Receiver<Event>,

@@ -69,7 +69,7 @@ fn serve(config: &Config) -> io::Result<ExitCode> {
     notice!("draining, {}", cause);
     let outcome = control.drain(workers, cause, config.drain_deadline);
     if let Some(signal) = outcome.impatience {
-        notice!("asked twice: ending at once");
+        notice!("a signal while draining: ending at once");
         process::exit(control::exit_code(signal).into());
     }
     outcome.failures.iter().for_each(|sentence| notice!("{sentence}"));

@@ -1,5 +1,6 @@
 //! The server as a process: what it says, which files it leaves, and with which code it ends.
 
+use ringest_sys::ring;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -49,7 +50,13 @@ fn usage_ends_with_2_and_what_cannot_be_had_with_1() {
 
 #[test]
 fn a_stop_settles_what_was_taken_and_closes_the_books() {
-    for backend in ["uring", "epoll"] {
+    for backend in ["epoll", "uring"] {
+        if backend == "uring"
+            && let Err(reason) = ring::probe()
+        {
+            println!("skipped on uring: {reason}");
+            continue;
+        }
         let dir = tempfile::tempdir().unwrap();
         let mut running = Running::start(dir.path(), &["--backend", backend]);
         let mut client = TcpStream::connect(&running.address).unwrap();
@@ -201,13 +208,10 @@ impl Drop for Running {
     }
 }
 
-/// The binary, with none of its variables set.
+/// The binary, with none of its caller's variables.
 fn server() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringest-server"));
-    for name in ["SERVER_HOST", "SERVER_PORT", "LOG_DIR", "ACK", "BACKEND", "SHARDS", "CPU_LIST", "ENABLE_PERSISTENCE"]
-    {
-        command.env_remove(name);
-    }
+    command.env_clear();
     command
 }
 

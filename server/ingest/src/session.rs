@@ -31,7 +31,7 @@ pub(crate) struct Session {
     pub(crate) is_queued: bool,
     /// How far it is on its way to TLS.
     pub(crate) handshake: Handshake,
-    /// No more of its bytes are looked at; it is closed once everything owed is sent.
+    /// Its further bytes are ignored; it is closed once everything owed is sent.
     pub(crate) is_closing: bool,
 }
 
@@ -385,6 +385,15 @@ const REJECTIONS_PER_ACK: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_reply_is_no_longer_than_its_room() {
+        for code in Code::ALL {
+            let mut reply = Vec::new();
+            reply::put_error(&mut reply, code, u32::MAX);
+            assert!(reply.len() <= ERROR_LEN_MAX, "{code:?} takes {}", reply.len());
+        }
+    }
 
     fn said(session: &mut Session, position: u64, len_max: usize) -> String {
         let mut out = Vec::new();

@@ -113,7 +113,7 @@ fn where_io_uring_is_blocked_asking_for_it_is_refused_with_the_reason() {
     let Some(blocked) = without_io_uring() else { return };
     let refused = Setup::new(Backend::Uring).through(blocked).try_start().err().expect("there is no ring to be had");
     assert_eq!(refused.status.code(), Some(2), "{}", refused.stderr);
-    assert!(refused.stderr.contains("io_uring is not to be had here: "), "{}", refused.stderr);
+    assert!(refused.stderr.contains("io_uring is not available here: "), "{}", refused.stderr);
 }
 
 on_each_backend!(there_may_be_more_shards_than_cores_if_none_is_pinned, |setup: Setup| {

@@ -95,7 +95,7 @@ impl Setup {
     /// Pinned to these cores instead of to none.
     pub(crate) fn pinned(mut self, cpus: &str) -> Setup {
         self.args.retain(|arg| arg != "--no-pin");
-        self.arg("--cpus").arg(cpus)
+        self.arg("--cpu-list").arg(cpus)
     }
 
     pub(crate) fn backend(mut self, name: &str) -> Setup {
