@@ -118,6 +118,9 @@ pub struct Args {
     /// Sessions: the incarnation of the producers.
     #[arg(long, env = "LOADGEN_EPOCH", default_value_t = 0)]
     pub epoch: u64,
+    /// Sessions: file whose first line is the token that the server asks for.
+    #[arg(long, env = "LOADGEN_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// How long a broken connection is tried again.
     #[arg(long, env = "LOADGEN_RECONNECT_FOR", default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub reconnect_for: Duration,

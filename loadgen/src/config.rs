@@ -7,6 +7,7 @@ use crate::datagrams;
 use crate::ledger::Mode;
 use crate::schedule::share;
 use crate::stream::TlsTerms;
+use crate::token::Token;
 use ringest_sys::cpu::{self, CpuList};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -79,6 +80,7 @@ impl Config {
         }
         let rate_per_s = rate(args)?;
         let (lines, duration) = limits(args)?;
+        let token = args.token_file.as_deref().map(Token::read).transpose()?;
         let config = Config {
             host: args.host.clone(),
             tls: tls(args)?,
@@ -98,7 +100,7 @@ impl Config {
                 Mode::Plain => 1.0,
                 Mode::Session => 0.0,
             }),
-            terms: SessionTerms { epoch: args.epoch, ack: args.ack },
+            terms: SessionTerms { epoch: args.epoch, ack: args.ack, token },
             shape: Shape {
                 seed: args.seed,
                 record_size: args.record_size,
@@ -147,6 +149,9 @@ impl Config {
         }
         if self.lines.is_some_and(|lines| lines < workers) {
             return Err(format!("--total-logs is below --threads {workers}: use fewer threads"));
+        }
+        if self.terms.token.is_some() && self.plain_share >= 1.0 {
+            return Err("--token-file is for sessions, and plain connections show none; add --mode session".into());
         }
         if batch == 0 || depth == 0 {
             return Err("--batch and --pipeline are at least 1".into());

@@ -9,6 +9,7 @@ use crate::ledger::{Entry, Mode};
 use crate::replies::{Replies, Reply};
 use crate::session::{Phase, Session};
 use crate::stream::{Stream, TlsTerms, advice};
+use crate::token::Token;
 use memchr::memmem;
 use ringest_sys::poller::{Interest, Poller};
 use ringest_wire::frame::{Framer, Head, lines};
@@ -67,6 +68,8 @@ pub struct SessionTerms {
     pub epoch: u64,
     /// The level to ask for; without it the server's default.
     pub ack: Option<AckLevel>,
+    /// What the server asks for to let it in.
+    pub token: Option<Token>,
 }
 
 impl Connection {
@@ -82,7 +85,10 @@ impl Connection {
             None => Dialect::Plain(Replies::default()),
             Some(terms) => {
                 let producer = format!("lg-{:08x}/w{}-c{}", sender.run, sender.worker, sender.conn);
-                Dialect::Session(Box::new(Session::new(producer, terms.epoch, terms.ack)), Framer::new(ANSWER_LEN_MAX))
+                Dialect::Session(
+                    Box::new(Session::new(producer, terms.epoch, terms.ack).with_token(terms.token.clone())),
+                    Framer::new(ANSWER_LEN_MAX),
+                )
             }
         };
         Connection {

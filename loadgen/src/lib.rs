@@ -29,4 +29,5 @@ pub mod session;
 pub mod sink;
 pub mod stream;
 pub mod tally;
+pub mod token;
 pub mod worker;

@@ -3,6 +3,7 @@
 //! Answers and the time go in; settled lines, control lines and faults come out. There is no socket here.
 
 use crate::books::{Books, Desk, Fault};
+use crate::token::Token;
 use ringest_wire::answer::{Ack, Answer, Goaway, Nack, Totals, Welcome};
 use ringest_wire::control::{Control, Hello, Resume, VERSION};
 use ringest_wire::{AckLevel, Class, Code};
@@ -13,6 +14,7 @@ pub struct Session {
     producer: String,
     epoch: u64,
     ack: Option<AckLevel>,
+    token: Option<Token>,
     phase: Phase,
     /// The level that this session's answers promise, once it is known.
     level: Option<AckLevel>,
@@ -51,6 +53,7 @@ impl Session {
             producer,
             epoch,
             ack,
+            token: None,
             phase: Phase::Greeting,
             level: None,
             window: 1,
@@ -58,6 +61,11 @@ impl Session {
             base: 0,
             nacked: false,
         }
+    }
+
+    /// The same, showing a token.
+    pub fn with_token(self, token: Option<Token>) -> Session {
+        Session { token, ..self }
     }
 
     /// Where it is.
@@ -90,7 +98,8 @@ impl Session {
         self.phase = Phase::Greeting;
         self.nacked = false;
         // Without `resume_from`: the server's own number decides, and the welcome tells it.
-        Control::Hello(Hello { ack: self.ack, ..Hello::new(self.producer.as_str(), self.epoch) }).put(out);
+        let token = self.token.as_ref().map(Token::show);
+        Control::Hello(Hello { ack: self.ack, token, ..Hello::new(self.producer.as_str(), self.epoch) }).put(out);
     }
 
     /// All lines are answered and no more will come: asks for the books.

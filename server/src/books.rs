@@ -1,6 +1,7 @@
 //! What the workers counted, as lines to read: where every line that came in has gone.
 
 use crate::worker::Summary;
+use ringest_ingest::Tally;
 use ringest_wire::Code;
 use std::fmt;
 
@@ -38,6 +39,28 @@ impl<'a> Books<'a> {
         Books { summaries }
     }
 
+    /// What became of connections that were not welcome, where there were any.
+    fn doors(&self) -> Vec<String> {
+        let sum = |of: fn(&Tally) -> u64| self.summaries.iter().map(|summary| of(&summary.tally)).sum::<u64>();
+        let (full, address) = (sum(|tally| tally.refused_full), sum(|tally| tally.refused_address));
+        let mut ended = String::new();
+        for code in Code::ALL {
+            let count: u64 = self.summaries.iter().map(|summary| summary.tally.ended[code as usize]).sum();
+            if count > 0 {
+                let comma = if ended.is_empty() { "" } else { ", " };
+                ended += &format!("{comma}{code} {count}");
+            }
+        }
+        let mut lines = Vec::new();
+        if full + address > 0 {
+            lines.push(format!("connections refused: {} ({address} of them for their address)", full + address));
+        }
+        if !ended.is_empty() {
+            lines.push(format!("connections ended: {ended}"));
+        }
+        lines
+    }
+
     /// Whether every line that was received is accounted for.
     pub fn close(&self) -> bool {
         self.summaries.iter().all(|summary| summary.tally.closes_with(summary.in_flight))
@@ -51,6 +74,9 @@ impl fmt::Display for Books<'_> {
             let entry = Entry::of(summary);
             total.add(&entry);
             writeln!(f, "shard {}: {entry}; {}; {}", summary.shard, summary.setup, summary.counters)?;
+        }
+        for line in self.doors() {
+            writeln!(f, "{line}")?;
         }
         let verdict = if self.close() { "the books close" } else { "THE BOOKS DO NOT CLOSE" };
         write!(f, "total: {total}; {verdict}")

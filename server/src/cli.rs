@@ -112,6 +112,30 @@ pub struct Args {
     /// Clients have to show a certificate that one of these CAs has signed (PEM); read again on SIGHUP.
     #[arg(long, env = "CLIENT_CA", value_name = "FILE")]
     pub client_ca: Option<PathBuf>,
+    /// Connections of the whole server [default: 16384, or what there are descriptors for].
+    #[arg(long, env = "MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
+    /// Connections of one address: an IPv4 address or an IPv6 /64 [default: half of all].
+    #[arg(long, env = "MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
+    pub max_connections_per_address: Option<usize>,
+    /// Connections taken per second and shard; further ones wait in the kernel's queue. 0 takes them as they come.
+    #[arg(long, env = "ACCEPT_RATE", value_name = "N", default_value_t = 4000)]
+    pub accept_rate: u32,
+    /// How long a connection may take for its first byte, a TLS handshake or a $hello; 0 is for ever.
+    #[arg(long, env = "GREETING_TIMEOUT", value_name = "TIME", default_value = "10s")]
+    pub greeting_timeout: String,
+    /// How long a line may take that arrives at less than 4096 bytes per second; 0 is for ever.
+    #[arg(long, env = "LINE_TIMEOUT", value_name = "TIME", default_value = "30s")]
+    pub line_timeout: String,
+    /// How long a connection may be without a whole line; 0 is for ever.
+    #[arg(long, env = "IDLE_TIMEOUT", value_name = "TIME", default_value = "1h")]
+    pub idle_timeout: String,
+    /// How long a session may take none of its answers; 0 is for ever.
+    #[arg(long, env = "SEND_TIMEOUT", value_name = "TIME", default_value = "30s")]
+    pub send_timeout: String,
+    /// File with the token that a $hello has to show, or two of them, one per line; without one nobody is asked.
+    #[arg(long, env = "TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// How long a stop may take before what is left is given up: 10s, 500ms, 2m.
     #[arg(long, env = "DRAIN_DEADLINE", value_name = "TIME", default_value = "10s")]
     pub drain_deadline: String,

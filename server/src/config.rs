@@ -5,9 +5,9 @@
 use crate::cli::Args;
 use crate::driver::Backend;
 use crate::tls::{Identity, TlsPlan, TlsVersion};
-use ringest_ingest::{Limits, SegmentFormat};
+use ringest_ingest::{Limits, Memory, SegmentFormat};
 use ringest_sys::cpu::{self, CpuList};
-use ringest_sys::ring;
+use ringest_sys::{limit, ring};
 use ringest_wire::{AckLevel, Severity};
 use serde_json::{Value, json};
 use std::fmt;
@@ -43,6 +43,8 @@ pub struct Config {
     pub drain_deadline: Duration,
     /// How connections are encrypted: what was asked for, and what was found.
     pub tls: Option<(TlsPlan, Identity)>,
+    /// Where the tokens are that let a session in; none asks nobody for one.
+    pub token_file: Option<PathBuf>,
     /// Written when connections are taken.
     pub ready_file: Option<PathBuf>,
     /// What was decided without being asked for, a sentence each.
@@ -70,6 +72,8 @@ pub struct Machine<'a> {
     pub allowed: CpuList,
     /// How many of them its time is worth: a container's quota is in it.
     pub parallelism: usize,
+    /// How many descriptors the process may come to have.
+    pub open_files_max: u64,
     /// Whether io_uring works, or why not. Asked at most once.
     pub probe: &'a dyn Fn() -> Result<(), String>,
 }
@@ -85,6 +89,7 @@ impl Machine<'static> {
             env: &|name| std::env::var(name).ok(),
             parallelism: thread::available_parallelism().map_or(allowed.len(), usize::from),
             allowed,
+            open_files_max: limit::open_files_max().map_err(refuse)?,
             probe: &|| ring::probe().map_err(|reason| reason.to_string()),
         })
     }
@@ -102,17 +107,22 @@ impl Config {
         let listen = listen(args, tls.is_some(), &mut notices)?;
         let ack = ack(args, &mut notices)?;
         let buffer_len = buffer_len(args)?;
+        let cpus = cpus(args, machine)?;
+        let mut limits = limits(args, buffer_len)?;
+        limit_connections(args, machine, cpus.len(), &mut limits, &mut notices)?;
+        limits.check().map_err(refuse)?;
         Ok(Config {
             listen,
             udp: udp(args, listen, tls.is_some(), &mut notices)?,
-            cpus: cpus(args, machine)?,
+            cpus,
             buffer_len,
             log_dir: args.persistence.then(|| args.log_dir.clone()),
             segment_format: segment_format(args)?,
             ack,
             min_level: args.min_level.parse().map_err(|err| refuse(format!("MIN_LOG_LEVEL: {err}")))?,
-            limits: limits(args, buffer_len)?,
-            drain_deadline: duration(&args.drain_deadline)?,
+            limits,
+            drain_deadline: duration("DRAIN_DEADLINE", &args.drain_deadline, DRAIN_MAX)?,
+            token_file: args.token_file.clone(),
             tls,
             ready_file: args.ready_file.clone(),
             backend: backend(args, machine, &mut notices)?,
@@ -120,10 +130,17 @@ impl Config {
         })
     }
 
+    /// What it can come to take.
+    pub fn memory(&self) -> Memory {
+        let driver = self.backend.memory(self.buffer_len, &self.limits, self.udp.is_some());
+        Memory::new(&self.limits, self.segment_format, driver, self.cpus.len())
+    }
+
     /// All of it, for people and scripts.
     pub fn to_json(&self) -> Value {
-        let Limits { segment_len, line_len_max, batch_rows, linger, sessions_max, producers_max, .. } = self.limits;
+        let Limits { segment_len, line_len_max, batch_rows, linger, producers_max, .. } = self.limits;
         let gzip = &self.limits.gzip;
+        let ms = |time: Option<Duration>| time.map_or(0, |time| time.as_millis() as u64);
         json!({
             "listen": self.listen.to_string(),
             "udp": self.udp.as_ref().map(|Udp { listen, buffer_len }| {
@@ -144,11 +161,21 @@ impl Config {
                 SegmentFormat::Plain => "none",
                 SegmentFormat::Gzip => "gzip",
             },
-            "sessions_per_shard": sessions_max,
+            "connections": self.limits.connections_max,
+            "connections_per_address": self.limits.connections_per_address_max,
+            "accept_rate_per_shard": self.limits.accept_rate.unwrap_or(0),
+            "greeting_timeout_ms": ms(self.limits.greeting_time),
+            "line_timeout_ms": ms(self.limits.line_time),
+            "line_rate_min_bytes": self.limits.line_rate_min,
+            "idle_timeout_ms": ms(self.limits.idle_time),
+            "send_timeout_ms": ms(self.limits.send_time),
+            "ack_stall_ms": self.limits.ack_stall.as_millis() as u64,
+            "token_file": self.token_file,
             "producers_per_shard": producers_max,
             "gzip_member_bytes_max": gzip.member_len_max,
             "gzip_ratio_max": gzip.ratio_max,
             "gzip_open_members_per_shard": gzip.inflaters_max,
+            "memory_bytes": self.memory(),
             "batch_memory_per_shard_bytes": self.limits.batch_memory(self.segment_format),
             "drain_deadline_ms": self.drain_deadline.as_millis() as u64,
             "tls": self.tls.as_ref().map(|(plan, _)| json!({
@@ -294,6 +321,11 @@ fn limits(args: &Args, buffer_len: usize) -> Result<Limits, Refusal> {
         batch_rows: args.batch_size,
         linger: Duration::from_millis(args.batch_flush_ms),
         segment_len: args.segment_mib << 20,
+        accept_rate: (args.accept_rate > 0).then_some(args.accept_rate),
+        greeting_time: deadline("GREETING_TIMEOUT", &args.greeting_timeout)?,
+        line_time: deadline("LINE_TIMEOUT", &args.line_timeout)?,
+        idle_time: deadline("IDLE_TIMEOUT", &args.idle_timeout)?,
+        send_time: deadline("SEND_TIMEOUT", &args.send_timeout)?,
         ..usual
     };
     // Long lines need batches that can take one beside a chunk.
@@ -306,8 +338,45 @@ fn limits(args: &Args, buffer_len: usize) -> Result<Limits, Refusal> {
             args.max_line
         )));
     }
-    limits.check().map_err(refuse)?;
     Ok(limits)
+}
+
+/// No more connections than there are descriptors for, beside those that the server needs itself.
+fn limit_connections(
+    args: &Args,
+    machine: &Machine<'_>,
+    shards: usize,
+    limits: &mut Limits,
+    notices: &mut Vec<String>,
+) -> Result<(), Refusal> {
+    let asked = args.max_connections.unwrap_or(limits.connections_max);
+    if !(1..=CONNECTIONS_MAX).contains(&asked) {
+        return Err(refuse(format!("MAX_CONNECTIONS={asked}: at least 1 and at most {CONNECTIONS_MAX}")));
+    }
+    let own = FILES_OF_SERVER + FILES_OF_SHARD * shards;
+    let files = usize::try_from(machine.open_files_max).unwrap_or(usize::MAX);
+    let room = files.saturating_sub(own);
+    if room == 0 {
+        return Err(refuse(format!(
+            "the process may have {files} descriptors, and {shards} shards need {own} beside connections; raise the \
+             hard limit (ulimit -Hn)"
+        )));
+    }
+    if asked > room {
+        notices.push(format!(
+            "at most {room} connections instead of {asked}: the process may have {files} descriptors, and {own} are \
+             kept for files; raise the hard limit (ulimit -Hn) to have more"
+        ));
+    }
+    limits.connections_max = asked.min(room);
+    // All of them may be sessions of producers that belong to one shard.
+    limits.sessions_max = limits.connections_max;
+    let half = limits.connections_max.div_ceil(2);
+    limits.connections_per_address_max = args.max_connections_per_address.unwrap_or(half);
+    if limits.connections_per_address_max == 0 {
+        return Err(refuse("MAX_CONNECTIONS_PER_ADDRESS=0: nobody could connect; at least 1"));
+    }
+    Ok(())
 }
 
 /// One core per shard, or none to be pinned to.
@@ -353,18 +422,29 @@ fn backend(args: &Args, machine: &Machine<'_>, notices: &mut Vec<String>) -> Res
     }
 }
 
-fn duration(typed: &str) -> Result<Duration, Refusal> {
+/// A time after which something ends; zero is none.
+fn deadline(name: &str, typed: &str) -> Result<Option<Duration>, Refusal> {
+    let time = duration(name, typed, DEADLINE_MAX)?;
+    if !time.is_zero() && time < DEADLINE_MIN {
+        return Err(refuse(format!("{name}={typed}: at least {DEADLINE_MIN:?}, or 0 for ever")));
+    }
+    Ok((!time.is_zero()).then_some(time))
+}
+
+fn duration(name: &str, typed: &str, max: Duration) -> Result<Duration, Refusal> {
     let digits = typed.trim_end_matches(|byte: char| byte.is_ascii_alphabetic());
     let unit_ms = match &typed[digits.len()..] {
         "ms" => Some(1),
         "" | "s" => Some(1000),
         "m" => Some(60_000),
+        "h" => Some(3_600_000),
         _ => None,
     };
     let number = digits.parse::<u64>().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
     let ms = number.zip(unit_ms).and_then(|(number, unit)| number.checked_mul(unit));
-    ms.map(Duration::from_millis).filter(|time| *time <= DRAIN_MAX).ok_or_else(|| {
-        refuse(format!("DRAIN_DEADLINE: \"{typed}\" is not a time up to an hour; write it like 10s, 500ms or 2m"))
+    ms.map(Duration::from_millis).filter(|time| *time <= max).ok_or_else(|| {
+        let hours = max.as_secs() / 3600;
+        refuse(format!("{name}: \"{typed}\" is not a time up to {hours}h; write it like 10s, 500ms, 2m or 1h"))
     })
 }
 
@@ -397,6 +477,16 @@ const FLUSH_MS_MAX: u64 = 60_000;
 const SEGMENT_MIB_MAX: u64 = 2048;
 const SHARDS_MAX: usize = 1024;
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
+/// A shorter one is met by chance.
+const DEADLINE_MIN: Duration = Duration::from_millis(100);
+const DEADLINE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Tables of this many are still small, and a machine has no more descriptors.
+const CONNECTIONS_MAX: usize = 1 << 20;
+/// Descriptors of the server itself: standard streams, the lock, signals, a file being written or read, spare ones.
+const FILES_OF_SERVER: usize = 32;
+/// Descriptors of a shard: listener, ring or poller, bell; segments in use, next and failed, each twice; spare ones, and
+/// one to turn a connection away with.
+const FILES_OF_SHARD: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -415,6 +505,7 @@ mod tests {
             env: &|asked| env.iter().find(|(name, _)| *name == asked).map(|(_, value)| value.to_string()),
             allowed: "0-3".parse().unwrap(),
             parallelism: 2,
+            open_files_max: 1 << 20,
             probe: &|| uring.map_err(str::to_owned),
         };
         Config::resolve(&cli.serve, &machine)
@@ -545,7 +636,7 @@ mod tests {
     #[test]
     fn times_are_read_with_their_unit() {
         for (typed, ms) in [("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("3", 3000), ("0", 0)] {
-            assert_eq!(duration(typed), Ok(Duration::from_millis(ms)), "{typed}");
+            assert_eq!(duration("TIME", typed, DRAIN_MAX), Ok(Duration::from_millis(ms)), "{typed}");
         }
     }
 }

@@ -12,4 +12,5 @@ pub mod inspect;
 pub mod notice;
 pub mod storage;
 pub mod tls;
+pub mod token;
 pub mod worker;

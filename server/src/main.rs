@@ -1,15 +1,15 @@
 //! `ringest-server`: the life of a server, from its arguments to its exit code.
 
 use clap::Parser;
-use ringest_ingest::{ShardConfig, ShardId};
+use ringest_ingest::{Door, ShardConfig, ShardId};
 use ringest_server::books::Books;
 use ringest_server::cli::{Cli, Command};
 use ringest_server::config::{Config, Machine, Udp};
 use ringest_server::control::{self, Control, ReadyFile};
 use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
 use ringest_server::worker::{self, Worker, WorkerPlan};
-use ringest_server::{inspect, notice};
-use ringest_sys::{datagram, net};
+use ringest_server::{inspect, notice, token};
+use ringest_sys::{datagram, limit, net};
 use ringest_wire::AckLevel;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -58,13 +58,16 @@ fn serve(config: &Config) -> io::Result<ExitCode> {
     let listeners = net::listen_sharded(config.listen, BACKLOG, config.cpus.len())?;
     let bound = listeners[0].local_addr()?;
     let datagrams = Datagrams::bind(config)?;
+    limit::raise_open_files()?;
     let keeper = Keeper::spawn()?;
     let control = Control::new()?;
-    let workers = worker::spawn_all(plans(config, recovery, listeners, datagrams.sockets, &keeper)?, control.ended())?;
+    let door = Door::new(&config.limits, config.token_file.as_deref().map(token::read).transpose()?);
+    let workers =
+        worker::spawn_all(plans(config, recovery, listeners, datagrams.sockets, &keeper, &door)?, control.ended())?;
     let ready = config.ready_file.clone().map(|path| ReadyFile::write(path, bound, datagrams.bound)).transpose()?;
     notice!("{}{}", ready_line(config, bound), datagrams.said);
 
-    let cause = control.wait(|| reload(config, &workers));
+    let cause = control.wait(|| reload(config, &workers, &door));
     drop(ready); // From here on no connection is taken.
     notice!("draining, {}", cause);
     let outcome = control.drain(workers, cause, config.drain_deadline);
@@ -84,11 +87,20 @@ fn serve(config: &Config) -> io::Result<ExitCode> {
     process::exit(1)
 }
 
-/// Looks at the certificates again. Who is connected goes on with those that it began with.
-fn reload(config: &Config, workers: &[Worker]) {
-    let Some((plan, _)) = &config.tls else {
-        return notice!("SIGHUP is ignored: without TLS there is nothing to read again");
-    };
+/// Looks at certificates and tokens again. Who is connected goes on with those that it began with.
+fn reload(config: &Config, workers: &[Worker], door: &Door) {
+    if config.tls.is_none() && config.token_file.is_none() {
+        return notice!("SIGHUP is ignored: without TLS and tokens there is nothing to read again");
+    }
+    match config.token_file.as_deref().map(token::read) {
+        Some(Ok(tokens)) => {
+            notice!("read again: {tokens}");
+            door.change_tokens(tokens);
+        }
+        Some(Err(reason)) => notice!("SIGHUP: the tokens that were read before stay valid: {reason}"),
+        None => {}
+    }
+    let Some((plan, _)) = &config.tls else { return };
     match plan.load() {
         Ok(identity) => {
             identity.notices.iter().for_each(|sentence| notice!("{sentence}"));
@@ -134,6 +146,7 @@ fn plans(
     listeners: Vec<TcpListener>,
     datagrams: Vec<UdpSocket>,
     keeper: &Keeper,
+    door: &Door,
 ) -> io::Result<Vec<WorkerPlan>> {
     let shards = u16::try_from(config.cpus.len()).expect("the number of shards is bounded");
     let mut plans = Vec::new();
@@ -156,6 +169,7 @@ fn plans(
                 away: recovered.away,
                 format: config.segment_format,
                 tls: config.tls.as_ref().map(|(_, identity)| identity.config.clone()),
+                door: door.clone(),
                 limits: config.limits.clone(),
             },
             cpu,

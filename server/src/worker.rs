@@ -3,7 +3,7 @@
 //! A worker owns a core, a shard, a listener, its segment files and an inbox. It shares nothing: other threads reach it
 //! through the inbox alone, which rings a bell that its driver waits on beside its sockets.
 
-use crate::driver::{self, Backend};
+use crate::driver::{self, Backend, Guest};
 use crate::notice;
 use crate::storage::{Ending, KeeperHandle, SegmentFile, Store, fault};
 use ringest_ingest::{Fault, Handover, ProducerState, SegmentId, Shard, ShardConfig, ShardId, Tally, TlsConfig};
@@ -11,7 +11,6 @@ use ringest_sys::cpu;
 use ringest_sys::event_fd::EventFd;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -65,7 +64,7 @@ pub struct Summary {
 /// What a worker can be told from outside.
 pub(crate) enum Message {
     /// A connection that belongs here: what its shard made of it so far, and what was received since.
-    Moved { connection: OwnedFd, handover: Handover, received: Vec<u8> },
+    Moved { connection: Guest, handover: Handover, received: Vec<u8> },
     /// A segment was made, or not.
     Opened(SegmentId, Result<SegmentFile, Fault>),
     /// A segment was closed.
@@ -118,6 +117,7 @@ pub(crate) struct Seat {
     pub(crate) peers: Vec<Letterbox>,
     pub(crate) files: Files,
     pub(crate) buffer_len: usize,
+    pub(crate) hold_len_max: usize,
 }
 
 /// The segment files a shard has open. Making and closing them blocks, so the keeper does it and reports by letter.
@@ -295,6 +295,7 @@ fn seat(plan: WorkerPlan, inbox: Inbox, peers: Vec<Letterbox>) -> io::Result<Sea
         open: Vec::new(),
         closing: 0,
     };
+    let hold_len_max = plan.shard.limits.hold_len_max;
     let shard = Shard::new(plan.shard, Instant::now()).map_err(io::Error::other)?;
     Ok(Seat {
         shard,
@@ -306,5 +307,6 @@ fn seat(plan: WorkerPlan, inbox: Inbox, peers: Vec<Letterbox>) -> io::Result<Sea
         peers,
         files,
         buffer_len: plan.buffer_len,
+        hold_len_max,
     })
 }

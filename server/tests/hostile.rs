@@ -17,7 +17,7 @@ use support::client::{Client, PATIENCE, Settled};
 use support::disk::SmallDisk;
 use support::lines::{OK, code, joined, json, origin, record};
 use support::on_each_backend;
-use support::process::{Setup, can_run, segment_mib, texts};
+use support::process::{Setup, segment_mib, texts};
 
 on_each_backend!(each_kind_of_bad_line_is_named_and_the_next_line_is_fine, |setup: Setup| {
     let nested = |open: &str, close: &str| {
@@ -216,32 +216,6 @@ on_each_backend!(peers_that_never_read_cost_bounded_memory, |setup: Setup| {
     assert!(grown < batches + (16 << 10), "memory grew by {grown} KiB");
     drop(deaf);
     server.stop();
-});
-
-on_each_backend!(without_descriptors_those_who_are_connected_are_served_and_others_wait, |setup: Setup| {
-    let few = ["prlimit", "--nofile=64:64"];
-    if !can_run(&few) {
-        return println!("skipped: prlimit cannot limit descriptors here");
-    }
-    let setup = setup.through(few);
-    let server = setup.start();
-    let mut first = server.connect();
-    assert_eq!(first.ask(record("first", 1)), OK);
-    let mut crowd: Vec<Client> = (0..100).map(|_| server.connect()).collect();
-    crowd.iter_mut().for_each(|client| client.say(record("crowd", 1)));
-    thread::sleep(Duration::from_millis(300));
-    assert_eq!(first.ask(record("first", 2)), OK, "who is in is served");
-    // Who waits gets in as others go.
-    for mut client in crowd {
-        assert_eq!(client.line(), OK);
-    }
-    assert_eq!(first.ask(record("first", 3)), OK);
-    drop(first);
-    let said = server.stop().stderr;
-    let told = said.lines().filter(|line| line.contains("connections have to wait") && line.contains("ulimit")).count();
-    assert!((1..=5).contains(&told), "it is said, and not for each of them: {said}");
-    assert_eq!(setup.records().len(), 103);
-    setup.assert_verified();
 });
 
 on_each_backend!(a_server_starts_on_a_full_disk_and_goes_on_when_there_is_room, |setup: Setup| {

@@ -9,7 +9,7 @@ use super::parts::CHUNK_LEN;
 use super::{Allocations, Case, Sample};
 use crate::lines::{Kind, Lines};
 use memchr::{memchr, memrchr};
-use ringest_ingest::{Action, Block, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId};
+use ringest_ingest::{Action, Block, Door, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId};
 use ringest_sys::clock;
 use ringest_wire::{AckLevel, Severity};
 use std::time::{Duration, Instant};
@@ -153,6 +153,7 @@ impl World {
             away: Vec::new(),
             format: SegmentFormat::Plain,
             tls: None,
+            door: Door::new(&Limits::default(), None),
             limits: Limits::default(),
         };
         let now = Instant::now();

@@ -76,6 +76,17 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Why no more lines of a stream are taken for now.
+#[derive(Debug)]
+pub(crate) enum Pause {
+    /// There are no more.
+    End,
+    /// This one is a control line.
+    Control(Line),
+    /// As much is owed as may be; so many bytes are done.
+    Full(usize),
+}
+
 /// Records on their way from a chunk into the batch. Neighbours are copied together: one copy for many records.
 struct Gather<'b, 'c> {
     batch: &'b mut Batch,
@@ -132,14 +143,21 @@ impl<'b, 'c> Gather<'b, 'c> {
 }
 
 impl Intake {
-    /// Takes lines of a plain session: each is owed one reply.
-    pub(crate) fn take_plain(&mut self, id: SessionId, session: &mut Session, source: Source<'_>, now: Instant) {
+    /// Takes lines of a plain session: each is owed one reply. Where it stops because as many are owed as may be, it says
+    /// how many bytes are done.
+    pub(crate) fn take_plain(
+        &mut self,
+        id: SessionId,
+        session: &mut Session,
+        source: Source<'_>,
+        now: Instant,
+    ) -> Option<usize> {
         let level = session.level;
         let replies = match &mut session.mode {
             Mode::Plain(replies) => Some(replies),
             _ => None,
         };
-        self.take_unnumbered(source, replies, Some((id, level)), now);
+        self.take_unnumbered(source, replies, Some((id, level)), now)
     }
 
     /// Takes lines of a datagram: nobody is owed anything.
@@ -153,10 +171,10 @@ impl Intake {
         mut replies: Option<&mut Replies>,
         waiter: Option<(SessionId, AckLevel)>,
         now: Instant,
-    ) {
+    ) -> Option<usize> {
         let refusal = self.refusal;
         let level = waiter.map_or(AckLevel::None, |(_, level)| level);
-        let Intake { parser, writer, tally, min_level, .. } = self;
+        let Intake { parser, writer, tally, min_level, limits, .. } = self;
         let mut place = match refusal {
             None => {
                 let (batch, number) = writer.admit(now);
@@ -176,8 +194,9 @@ impl Intake {
                 replies.owe_error(code, at);
             }
             *fine = 0;
+            replies.as_ref().is_some_and(|replies| replies.runs() >= limits.owed_runs_max)
         };
-        loop {
+        let stopped_at = loop {
             if let Some((gather, number)) = &mut place
                 && let Some(records) = source.records(parser, *min_level)
             {
@@ -187,25 +206,30 @@ impl Intake {
                 fine += u64::from(records.rows);
                 batch = *number;
             }
-            let Some(line) = source.next(parser) else { break };
+            let Some(line) = source.next(parser) else { break None };
             received += 1;
-            match (line.verdict, &mut place) {
+            let is_full = match (line.verdict, &mut place) {
                 (Ok(severity), Some((gather, number))) if severity >= *min_level => {
                     tally.unknown_level += u64::from(severity == Severity::Unknown);
                     gather.keep(&line);
                     batch = *number;
                     fine += 1;
+                    false
                 }
                 (Ok(severity), None) if severity >= *min_level => {
-                    refuse(&mut fine, batch, refusal.expect("without a place there is a refusal"), 0);
+                    refuse(&mut fine, batch, refusal.expect("without a place there is a refusal"), 0)
                 }
                 (Ok(_), _) => {
                     filtered += 1;
                     fine += 1;
+                    false
                 }
                 (Err(Reject { code, at }), _) => refuse(&mut fine, batch, code, at),
+            };
+            if is_full {
+                break Some(line.next);
             }
-        }
+        };
         if let Some(replies) = replies
             && level != AckLevel::None
         {
@@ -217,22 +241,23 @@ impl Intake {
             let rows = gather.finish();
             self.admitted(waiter, Run { producer: None, epoch: 0, first: 0, upto: 0, rows });
         }
+        stopped_at
     }
 
-    /// Takes lines of a session until the next control line, and returns where that is.
+    /// Takes lines of a session until the next control line, or until as many rejections are owed as may be.
     pub(crate) fn take_stream(
         &mut self,
         id: SessionId,
         session: &mut Session,
         source: &mut Source<'_>,
         now: Instant,
-    ) -> Option<Line> {
+    ) -> Pause {
         let refusal = self.refusal;
         let level = session.level;
         let Mode::Stream(stream) = &mut session.mode else {
-            return None;
+            return Pause::End;
         };
-        let Intake { parser, producers, writer, tally, min_level, .. } = self;
+        let Intake { parser, producers, writer, tally, min_level, limits, .. } = self;
         let mut place = match stream.nacked.or(refusal) {
             None => Some(writer.admit(now)),
             Some(_) => None,
@@ -254,9 +279,9 @@ impl Intake {
                 stream.next_seq += u64::from(records.rows);
                 settled.stored += u64::from(records.rows);
             }
-            let Some(line) = source.next(parser) else { break None };
+            let Some(line) = source.next(parser) else { break Pause::End };
             if let Err(Reject { code: Code::ReservedKey, .. }) = line.verdict {
-                break Some(line);
+                break Pause::Control(line);
             }
             received += 1;
             let Some(gather) = &mut gather else {
@@ -285,6 +310,9 @@ impl Intake {
                     tally.rejected[code as usize] += 1;
                     stream.totals.rejected += 1;
                     stream.owe_rejection(seq, code, at);
+                    if stream.rejections() >= limits.owed_runs_max {
+                        break Pause::Full(line.next);
+                    }
                 }
             }
         };

@@ -39,10 +39,30 @@ pub struct Limits {
     pub owed_runs_max: usize,
     /// A plain client that takes no reply for this long is replied to no more.
     pub ack_stall: Duration,
+    /// Bytes that streaming connections of this shard may have sent ahead of what the shard wants, all together, beside
+    /// one receive buffer each. (A driver that reads only what is wanted holds none.)
+    pub hold_len_max: usize,
     /// How long to wait after storage failed, before it is tried again.
     pub storage_retry: Duration,
-    /// Sessions of this shard.
+    /// Connections of the whole server.
+    pub connections_max: usize,
+    /// Connections of one address: an IPv4 address, or an IPv6 network of 64 bits.
+    pub connections_per_address_max: usize,
+    /// Connections that this shard takes per second; further ones wait in the kernel. As many may come at once. `None`:
+    /// as fast as they come.
+    pub accept_rate: Option<u32>,
+    /// Sessions of this shard: all of the server's may belong to it.
     pub sessions_max: usize,
+    /// What a connection has for its first byte, a TLS handshake and a `$hello`. Here and below, `None` is for ever.
+    pub greeting_time: Option<Duration>,
+    /// What a connection has for a line that it has begun, beside what `line_rate_min` gives it.
+    pub line_time: Option<Duration>,
+    /// Bytes per second: what a line has in time for each byte of it that has arrived.
+    pub line_rate_min: u32,
+    /// How long a connection may be without a whole line, while the server owes it nothing.
+    pub idle_time: Option<Duration>,
+    /// A session that takes no answer for this long ends. (A plain connection is muted after `ack_stall`.)
+    pub send_time: Option<Duration>,
     /// Producers that this shard remembers.
     pub producers_max: usize,
     /// Unacknowledged lines that a session's client is told to stay within.
@@ -74,10 +94,19 @@ impl Default for Limits {
             segment_len: 128 << 20,
             send_len_max: 64 << 10,
             owed_lines_max: 64 << 10,
-            owed_runs_max: 4096,
+            owed_runs_max: 1024,
             ack_stall: Duration::from_millis(1000),
+            hold_len_max: 64 << 20,
             storage_retry: Duration::from_millis(1000),
+            connections_max: 16 << 10,
+            connections_per_address_max: 8 << 10,
+            accept_rate: Some(4000),
             sessions_max: 16 << 10,
+            greeting_time: Some(Duration::from_secs(10)),
+            line_time: Some(Duration::from_secs(30)),
+            line_rate_min: 4096,
+            idle_time: Some(Duration::from_secs(3600)),
+            send_time: Some(Duration::from_secs(30)),
             producers_max: 64 << 10,
             window: 8192,
             decode_len_max: 1 << 20,
@@ -129,6 +158,12 @@ impl Limits {
             self.handshakes_max >= 1 && self.handshake_starts_max >= 1,
             "at least one handshake has to be allowed at a time".into(),
         )?;
+        need(
+            self.connections_max >= 1 && self.connections_per_address_max >= 1 && self.accept_rate != Some(0),
+            "somebody has to be let in: connections, connections of one address and the accept rate are at least 1"
+                .into(),
+        )?;
+        need(self.line_rate_min >= 1, "a line arrives at one byte per second at least".into())?;
         need(self.decode_len_max >= 1, "a turn decodes at least one byte, or it never ends".into())?;
         need(self.send_len_max >= 4096, "a send has at least 4096 bytes, the longest single answer".into())
     }

@@ -1,5 +1,6 @@
 //! One connection: what is unfinished, what it is owed, and how it ends.
 
+use crate::deadline::{Clock, Late};
 use crate::producer::ProducerId;
 use crate::transport::Transport;
 use ringest_wire::answer::{Ack, Answer, Rejection, Totals};
@@ -21,6 +22,8 @@ pub(crate) struct Session {
     pub(crate) farewell: Option<Box<(Code, String)>>,
     /// Bytes that were received and may not be looked at yet.
     pub(crate) stash: Vec<u8>,
+    /// What it has done, and when.
+    pub(crate) clock: Clock,
     /// One send is under way at a time, since then.
     pub(crate) sending_since: Option<Instant>,
     /// It is in the queue of those that may have something to send.
@@ -71,7 +74,7 @@ pub(crate) struct Budget {
 }
 
 impl Session {
-    pub(crate) fn new(line_len_max: usize, level: AckLevel) -> Session {
+    pub(crate) fn new(line_len_max: usize, level: AckLevel, now: Instant) -> Session {
         Session {
             transport: None,
             framer: Framer::new(line_len_max),
@@ -80,6 +83,7 @@ impl Session {
             outbox: Vec::new(),
             farewell: None,
             stash: Vec::new(),
+            clock: Clock::new(now),
             sending_since: None,
             is_ready: false,
             is_stalled: false,
@@ -100,6 +104,11 @@ impl Session {
     /// Whether bytes of it wait for something else than the rest of its first line.
     pub(crate) fn is_backed_up(&self) -> bool {
         !self.stash.is_empty() && !matches!(self.mode, Mode::Fresh)
+    }
+
+    /// Whether whole lines of it wait to be looked at.
+    pub(crate) fn has_lines_stashed(&self) -> bool {
+        !self.stash.is_empty() && matches!(self.mode, Mode::Plain(_) | Mode::Muted | Mode::Stream(_))
     }
 
     /// Whether bytes of it wait to be decoded.
@@ -125,6 +134,9 @@ impl Session {
     /// Writes what may be said now. Nothing, where nothing may.
     pub(crate) fn answer(&mut self, out: &mut Vec<u8>, budget: &Budget) {
         out.append(&mut self.outbox); // The welcome is in here, and comes before every ack.
+        if self.outbox.capacity() > OUTBOX_LEN_MAX {
+            self.outbox = Vec::new(); // Who asked for much once may be silent from now on.
+        }
         match &mut self.mode {
             Mode::Plain(replies) => replies.answer(out, budget),
             Mode::Stream(stream) => stream.answer(out, self.level, budget),
@@ -168,6 +180,26 @@ impl Session {
         self.mode = Mode::Muted;
         self.outbox = Vec::new();
         self.farewell = None;
+    }
+
+    /// Ends it because it is late. Told as far as that is possible.
+    pub(crate) fn end_late(&mut self, late: Late, may_tell_plainly: bool) {
+        match &mut self.mode {
+            Mode::Plain(replies) => {
+                replies.owe_error(late.code(), 0);
+                self.is_closing = true;
+            }
+            Mode::Fresh if !self.stash.starts_with(control::PREFIX) => {
+                self.stash = Vec::new();
+                if may_tell_plainly {
+                    reply::put_error(&mut self.outbox, late.code(), 0);
+                }
+                self.is_closing = true;
+            }
+            Mode::Fresh | Mode::Moving | Mode::Joining(_) | Mode::Stream(_) | Mode::Muted => {
+                self.go_away(late.code(), late.reason());
+            }
+        }
     }
 
     /// Ends it. A session is told why, behind the last ack it is owed; a plain client gets the replies it is owed.
@@ -226,6 +258,11 @@ impl Replies {
             Some(last) if last.error == run.error && last.batch >= run.batch => last.count += run.count,
             _ => self.runs.push_back(run),
         }
+    }
+
+    /// Distinct runs that are owed.
+    pub(crate) fn runs(&self) -> usize {
+        self.runs.len()
     }
 
     fn answer(&mut self, out: &mut Vec<u8>, budget: &Budget) {
@@ -320,6 +357,11 @@ impl Stream {
         self.next_seq = from;
     }
 
+    /// Rejections that are not told yet.
+    pub(crate) fn rejections(&self) -> usize {
+        self.rejections.len()
+    }
+
     pub(crate) fn owe_rejection(&mut self, seq: u64, code: Code, at: u32) {
         self.rejections.push_back((seq, code, at));
     }
@@ -379,6 +421,8 @@ impl Stream {
 const ERROR_LEN_MAX: usize = 128;
 /// Bytes of answers that wait for no batch; a client that pings without reading is read no further.
 const OUTBOX_LEN_MAX: usize = 4096;
+/// In the middle of a chunk no more is asked for than this and one answer; what is left of the chunk waits.
+pub(crate) const OUTBOX_STOP_LEN: usize = 16 << 10;
 /// Rejections named in one ack line, so that a line stays short.
 const REJECTIONS_PER_ACK: usize = 64;
 
@@ -401,8 +445,14 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
+    fn fresh() -> Session {
+        #[allow(clippy::disallowed_methods, reason = "the one moment from which time counts")]
+        let now = Instant::now();
+        Session::new(100, AckLevel::Durable, now)
+    }
+
     fn plain() -> (Session, String) {
-        let mut session = Session::new(100, AckLevel::Durable);
+        let mut session = fresh();
         session.mode = Mode::Plain(Replies::default());
         (session, String::from_utf8(reply::OK.to_vec()).unwrap())
     }
@@ -444,7 +494,7 @@ mod tests {
 
     #[test]
     fn every_rejection_is_named_in_or_before_the_ack_that_covers_it() {
-        let mut session = Session::new(100, AckLevel::Durable);
+        let mut session = fresh();
         let mut stream = Stream::new(crate::producer::tests_id(), 1, None);
         stream.start(1);
         (1..=200).for_each(|seq| stream.owe_rejection(seq, Code::BadJson, 5));

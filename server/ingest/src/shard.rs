@@ -10,12 +10,15 @@
 
 use crate::block::Block;
 use crate::chain::SegmentId;
-use crate::intake::{Intake, Source};
+use crate::deadline::{self, Late, SWEEP_GAP, SWEEP_LATE_MAX};
+use crate::door::{Door, Full, Pace, Place};
+use crate::intake::{Intake, Pause, Source};
 use crate::limits::Limits;
 use crate::member::SegmentFormat;
+use crate::memory::{SPARE_SENDS_MAX, spare_send_len_max};
 use crate::parse::Parser;
 use crate::producer::{ProducerState, Producers, home_shard};
-use crate::session::{Budget, Handshake, Mode, Replies, Session, Stream};
+use crate::session::{Budget, Handshake, Mode, OUTBOX_STOP_LEN, Replies, Session, Stream};
 use crate::slab::{SessionId, Slab};
 use crate::tally::Tally;
 use crate::transport::{Decoded, Opening, Transport, Unpacker};
@@ -23,10 +26,11 @@ use crate::writer::{Gate, Writer};
 use memchr::{memchr, memrchr};
 use ringest_wire::answer::{Answer, Welcome};
 use ringest_wire::control::{self, Control, Hello};
-use ringest_wire::frame::{Head, trim_cr};
+use ringest_wire::frame::{Framer, Head, trim_cr};
 use ringest_wire::{AckLevel, Code, Severity, reply};
 use rustls::ServerConfig;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -141,6 +145,8 @@ pub struct ShardConfig {
     pub format: SegmentFormat,
     /// `None`: connections are not encrypted.
     pub tls: Option<TlsConfig>,
+    /// Who may come in. The same for all shards of a server.
+    pub door: Door,
     /// Bounds.
     pub limits: Limits,
 }
@@ -180,7 +186,10 @@ pub struct Shard {
     handshakes: usize,
     /// How many may still begin in this turn.
     handshake_starts: usize,
-    stall_check_at: Option<Instant>,
+    /// When the first session may be late with something; not before that.
+    sweep_at: Option<Instant>,
+    /// How fast connections are taken.
+    pace: Pace,
     is_draining: bool,
     /// The latest time that was told.
     now: Instant,
@@ -223,21 +232,47 @@ impl Shard {
             lobby: VecDeque::new(),
             handshakes: 0,
             handshake_starts: limits.handshake_starts_max,
-            stall_check_at: None,
+            sweep_at: None,
+            pace: Pace::new(limits.accept_rate),
             is_draining: false,
             now,
             config,
         })
     }
 
-    /// A connection was accepted. `None` where there are as many as may be: close it.
+    /// When the next waiting connection may be accepted, if that is not now.
+    pub fn accept_at(&self, now: Instant) -> Option<Instant> {
+        self.pace.wait_until(now)
+    }
+
+    /// A connection was accepted. Its place is to be kept for as long as its descriptor is open.
+    ///
+    /// # Errors
+    /// There is no place for it: what to tell it, if it takes it at once, before it is closed.
+    pub fn admit(&mut self, peer: IpAddr, now: Instant) -> Result<(SessionId, Place), Vec<u8>> {
+        self.pace.take(now);
+        let mut words = Vec::new();
+        match self.config.door.enter(peer) {
+            Ok(place) => return self.handle_accepted(now).map(|id| (id, place)).ok_or(words),
+            Err(Full::Everywhere) => self.intake.tally.refused_full += 1,
+            Err(Full::ForAddress) => self.intake.tally.refused_address += 1,
+        }
+        if self.config.tls.as_ref().is_none_or(|tls| !tls.is_required) {
+            reply::put_error(&mut words, Code::TooManyConnections, 0);
+        }
+        Err(words)
+    }
+
+    /// A connection has come in. `None` where there are as many as may be: close it.
     pub fn handle_accepted(&mut self, now: Instant) -> Option<SessionId> {
         self.now = now;
         if self.sessions.len() >= self.intake.limits.sessions_max || self.is_draining {
             return None;
         }
         self.intake.tally.sessions += 1;
-        Some(self.sessions.insert(Session::new(self.intake.limits.line_len_max, self.config.ack)))
+        let session = Session::new(self.intake.limits.line_len_max, self.config.ack, now);
+        self.expect_late(&session);
+        Some(self.sessions.insert(session))
     }
 
     /// A connection arrived that another shard began with. It was let in there, so it is here; where there are as many as may
@@ -245,7 +280,7 @@ impl Shard {
     pub fn handle_handover(&mut self, handover: Handover, now: Instant) -> SessionId {
         self.now = now;
         let is_full = self.sessions.len() >= self.intake.limits.sessions_max;
-        let id = self.sessions.insert(Session::new(self.intake.limits.line_len_max, self.config.ack));
+        let id = self.sessions.insert(Session::new(self.intake.limits.line_len_max, self.config.ack, now));
         let Handover { received, transport } = handover;
         self.with_session(id, |shard, session| {
             session.transport = transport;
@@ -413,8 +448,9 @@ impl Shard {
         self.intake.writer.handle_timeout(now);
         self.decode_budget = self.intake.limits.decode_len_max;
         self.handshake_starts = self.intake.limits.handshake_starts_max;
-        if self.stall_check_at.is_some_and(|at| now >= at) {
-            self.mute_stalled(now);
+        if let Some(at) = self.sweep_at.filter(|at| now >= *at) {
+            self.sweep_at = None;
+            self.sweep(at, now);
         }
     }
 
@@ -429,7 +465,6 @@ impl Shard {
         self.now = now;
         self.is_draining = true;
         self.intake.writer.drain();
-        self.check_stall_later();
         let ids: Vec<SessionId> = self.sessions.ids().collect();
         ids.into_iter().for_each(|id| self.make_ready(id));
     }
@@ -467,7 +502,7 @@ impl Shard {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let must_wait = self.must_wait_to_decode() || (self.handshake_starts == 0 && !self.lobby.is_empty());
         let decode_at = must_wait.then_some(self.now);
-        [self.intake.writer.poll_timeout(), self.stall_check_at, decode_at].into_iter().flatten().min()
+        [self.intake.writer.poll_timeout(), self.sweep_at, decode_at].into_iter().flatten().min()
     }
 
     /// The books.
@@ -492,6 +527,7 @@ impl Shard {
             act(self, &mut session);
         }
         // It goes on decoding in its turn; where it owes too much, that is when answers have been taken.
+        self.expect_late(&session);
         let goes_on = session.is_behind() && (self.decode_budget == 0 || self.intake.writer.gate() == Gate::Wait);
         self.sessions.put(id, session);
         self.make_ready(id);
@@ -549,6 +585,7 @@ impl Shard {
         self.handshakes += 1;
         self.handshake_starts -= 1;
         session.handshake = Handshake::Running;
+        session.clock.restart(self.now); // It has waited for others.
     }
 
     /// Lets one of those that wait for a handshake begin it. Whether there was one.
@@ -688,19 +725,21 @@ impl Shard {
         if session.stash.is_empty() {
             chunk = behind_empty_lines(chunk);
             if !may_be_hello(chunk) && chunk != b"\r" {
-                session.mode = Mode::Plain(Replies::default());
-                return self.feed_lines(id, session, chunk);
+                return self.begin_plain(id, session, chunk);
             }
         }
         session.stash.extend_from_slice(chunk);
         if !may_be_hello(&session.stash) && session.stash != b"\r" {
             let stash = std::mem::take(&mut session.stash);
-            session.mode = Mode::Plain(Replies::default());
-            return self.feed_lines(id, session, &stash);
+            return self.begin_plain(id, session, &stash);
         }
         match memchr(b'\n', &session.stash) {
             Some(at) if at <= HELLO_LEN_MAX => match Control::parse(trim_cr(&session.stash[..at])) {
                 Ok(Control::Hello(hello)) => {
+                    session.clock.hear(true, false, self.now);
+                    if !self.config.door.admits(hello.token.as_deref()) {
+                        return self.refuse_without_token(session);
+                    }
                     let home = home_shard(&hello.producer, self.config.shards);
                     if home != self.config.shard {
                         session.mode = Mode::Moving;
@@ -719,23 +758,55 @@ impl Shard {
         }
     }
 
+    /// It said something else than hello.
+    fn begin_plain(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
+        if self.config.door.needs_token() {
+            return self.refuse_without_token(session);
+        }
+        session.mode = Mode::Plain(Replies::default());
+        self.feed_lines(id, session, chunk);
+    }
+
+    /// A valid token is needed, and was not shown.
+    fn refuse_without_token(&mut self, session: &mut Session) {
+        self.intake.tally.ended[Code::Unauthorized as usize] += 1;
+        if session.stash.starts_with(control::PREFIX) {
+            return session.go_away(Code::Unauthorized, "the token is not valid here");
+        }
+        reply::put_error(&mut session.outbox, Code::Unauthorized, 0);
+        session.is_closing = true;
+    }
+
     fn feed_lines(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
         let limit = u32::try_from(self.intake.limits.line_len_max).unwrap_or(u32::MAX);
         let mut framer = std::mem::take(&mut session.framer);
         self.intake.begin_chunk(framer.held() + chunk.len());
         let split = framer.split(chunk);
+        let is_line_complete = matches!(split.head, Head::Line(_)) || !split.body.is_empty();
         match split.head {
             Head::None => {}
             Head::Line(line) => self.take_single(id, session, line),
-            Head::TooLong => self.take(id, session, Source::refused(Code::LineTooLong, limit)),
+            Head::TooLong => {
+                self.take(id, session, Source::refused(Code::LineTooLong, limit));
+            }
         }
         if !split.body.is_empty() {
             let source = Source::body(&mut self.intake.parser, split.body);
-            self.take(id, session, source);
+            if let Some(done) = self.take(id, session, source)
+                && !session.is_closing
+            {
+                // The rest waits until answers have been taken, and is then looked at like another chunk.
+                let end = memrchr(b'\n', chunk).map_or(0, |at| at + 1);
+                session.stash = chunk[end - split.body.len() + done..].to_vec();
+                session.clock.hear(true, false, self.now);
+                session.framer = Framer::new(self.intake.limits.line_len_max);
+                return;
+            }
         }
         if split.tail_too_long {
             self.take(id, session, Source::refused(Code::LineTooLong, limit));
         }
+        session.clock.hear(is_line_complete, framer.is_unfinished(), self.now);
         session.framer = framer;
     }
 
@@ -746,16 +817,25 @@ impl Shard {
         }
     }
 
-    fn take(&mut self, id: SessionId, session: &mut Session, mut source: Source<'_>) {
+    /// Takes lines. Where it stops because the session is owed as much as may be, it says how many bytes are done.
+    fn take(&mut self, id: SessionId, session: &mut Session, mut source: Source<'_>) -> Option<usize> {
         let now = self.now;
         if !matches!(session.mode, Mode::Stream(_)) {
             return self.intake.take_plain(id, session, source, now);
         }
-        while !session.is_closing
-            && let Some(line) = self.intake.take_stream(id, session, &mut source, now)
-        {
-            self.obey(session, &source.bytes()[line.start..line.end]);
+        while !session.is_closing {
+            match self.intake.take_stream(id, session, &mut source, now) {
+                Pause::End => return None,
+                Pause::Full(done) => return Some(done),
+                Pause::Control(line) => {
+                    self.obey(session, &source.bytes()[line.start..line.end]);
+                    if session.outbox.len() >= OUTBOX_STOP_LEN {
+                        return Some(line.next);
+                    }
+                }
+            }
         }
+        None
     }
 
     /// A control line in the middle of a stream.
@@ -896,7 +976,11 @@ impl Shard {
         };
         session.is_queued = false;
         self.datagrams_called = false;
-        if matches!(session.mode, Mode::Stream(_)) && !session.stash.is_empty() {
+        let limits = &self.intake.limits;
+        if session.has_lines_stashed()
+            && !self.is_draining
+            && !session.owes_too_much(limits.owed_lines_max, limits.owed_runs_max)
+        {
             let stash = std::mem::take(&mut session.stash);
             self.with_session(id, |shard, session| shard.feed(id, session, &stash));
         }
@@ -919,6 +1003,7 @@ impl Shard {
             || session.owes_too_much(limits.owed_lines_max / 2 + 1, limits.owed_runs_max / 2 + 1);
         if session.is_stalled && (session.is_closing || (!blocked && !self.is_draining)) {
             session.is_stalled = false;
+            session.clock.restart(self.now);
             self.called = Some(id);
             self.actions.push_back(Action::Resume(id));
         }
@@ -930,8 +1015,8 @@ impl Shard {
         session.is_ready = false;
         let gives_up = (session.is_closing || self.is_draining) && matches!(session.mode, Mode::Muted);
         if session.sending_since.is_some() && !gives_up {
-            if session.is_closing {
-                self.check_stall_later();
+            if let Some((at, _)) = deadline::due(session, &self.intake.limits, self.is_draining) {
+                self.sweep_by(at);
             }
             return None;
         }
@@ -951,8 +1036,8 @@ impl Shard {
         }
         if !out.is_empty() {
             session.sending_since = Some(self.now);
-            if matches!(session.mode, Mode::Plain(_)) || session.is_closing || self.is_draining {
-                self.check_stall_later();
+            if let Some((at, _)) = deadline::due(session, &self.intake.limits, self.is_draining) {
+                self.sweep_by(at);
             }
             self.requeue(id);
             return Some(Action::Send(id, out));
@@ -968,43 +1053,84 @@ impl Shard {
 
     /// A stalled session goes through the queue again, in case what stalled it is gone.
     fn requeue(&mut self, id: SessionId) {
-        if self.sessions.get(id).is_some_and(|session| session.is_stalled || session.is_behind()) {
+        if self
+            .sessions
+            .get(id)
+            .is_some_and(|session| session.is_stalled || session.is_behind() || session.has_lines_stashed())
+        {
             self.enqueue(id);
         }
     }
 
-    /// Looks in a while whether what is being sent is taken.
-    fn check_stall_later(&mut self) {
-        self.stall_check_at.get_or_insert(self.now + self.intake.limits.ack_stall);
+    /// Sweeps when the session may be late, or before.
+    fn expect_late(&mut self, session: &Session) {
+        if let Some((at, _)) = deadline::due(session, &self.intake.limits, self.is_draining) {
+            self.sweep_by(at);
+        }
     }
 
-    fn mute_stalled(&mut self, now: Instant) {
-        let ack_stall = self.intake.limits.ack_stall;
-        let ids: Vec<SessionId> = self.sessions.ids().collect();
-        self.stall_check_at = None;
-        for id in ids {
-            let Some(session) = self.sessions.get_mut(id) else {
-                continue;
-            };
-            // Others are read no further, which harms nobody; of one that ends, everything that comes is dropped, so it
-            // could go on for ever, and a server that stops would wait for it.
-            let is_plain = matches!(session.mode, Mode::Plain(_));
-            let must_end = session.is_closing || self.is_draining;
-            let is_watched = is_plain || (must_end && !matches!(session.mode, Mode::Muted));
-            let Some(since) = session.sending_since.filter(|_| is_watched) else { continue };
-            let at = since + ack_stall;
-            if at > now {
-                self.stall_check_at = Some(self.stall_check_at.map_or(at, |earlier| earlier.min(at)));
-                continue;
-            }
-            if let Some(producer) = session.producer() {
-                self.intake.producers.detach(producer, id);
-            }
-            session.mute();
-            self.intake.tally.acks_suppressed += u64::from(is_plain);
-            self.make_ready(id);
-            self.requeue(id);
+    fn sweep_by(&mut self, at: Instant) {
+        let at = at.max(self.now + SWEEP_GAP);
+        self.sweep_at = Some(self.sweep_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Ends or mutes the sessions that are late, and finds out when the next one may be.
+    fn sweep(&mut self, due_at: Instant, now: Instant) {
+        if now > due_at + SWEEP_LATE_MAX {
+            return self.sweep_by(now + SWEEP_LATE_MAX);
         }
+        let ids: Vec<SessionId> = self.sessions.ids().collect();
+        let mut next: Option<Instant> = None;
+        for id in ids {
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            let late = match deadline::due(session, &self.intake.limits, self.is_draining) {
+                Some((at, late)) if at <= now => late,
+                Some((at, _)) => {
+                    next = Some(next.map_or(at, |earlier| earlier.min(at)));
+                    continue;
+                }
+                None => continue,
+            };
+            let is_its_fault = matches!(late, Late::Reply | Late::Answer) || !deadline::is_waiting_for_us(session);
+            // One that stops ends them all, each in its own time.
+            if is_its_fault && (late == Late::Reply || !self.is_draining) {
+                self.end_late(id, late);
+            } else {
+                session.clock.restart(now);
+            }
+            let due =
+                self.sessions.get(id).and_then(|session| deadline::due(session, &self.intake.limits, self.is_draining));
+            next = next.into_iter().chain(due.map(|(at, _)| at)).min();
+        }
+        if let Some(at) = next {
+            self.sweep_by(at);
+        }
+    }
+
+    fn end_late(&mut self, id: SessionId, late: Late) {
+        let tls_is_required = self.config.tls.as_ref().is_some_and(|tls| tls.is_required);
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        match late {
+            Late::Reply | Late::Answer => {
+                if let Some(producer) = session.producer() {
+                    self.intake.producers.detach(producer, id);
+                }
+                let is_plain = matches!(session.mode, Mode::Plain(_));
+                self.intake.tally.acks_suppressed += u64::from(is_plain);
+                if late == Late::Answer {
+                    session.is_closing = true;
+                    self.intake.tally.ended[late.code() as usize] += 1;
+                }
+                // What is owed cannot be said, because what was said is not taken.
+                session.mute();
+            }
+            Late::FirstByte | Late::Greeting | Late::Line | Late::Activity => {
+                session.end_late(late, !tls_is_required || session.transport.is_some());
+                self.intake.tally.ended[late.code() as usize] += 1;
+            }
+        }
+        self.make_ready(id);
+        self.requeue(id);
     }
 
     /// Something is written or durable that was not: those who wait for it are answered.
@@ -1034,7 +1160,9 @@ impl Shard {
     }
 
     fn recycle(&mut self, mut buf: Vec<u8>) {
-        if self.spare_sends.len() < SPARE_SENDS_MAX {
+        // One that grew beyond what a send usually takes is not kept, so that the pool has a bound.
+        let is_usual = buf.capacity() <= spare_send_len_max(&self.intake.limits);
+        if is_usual && self.spare_sends.len() < SPARE_SENDS_MAX {
             buf.clear();
             self.spare_sends.push(buf);
         }
@@ -1069,5 +1197,3 @@ fn behind_empty_lines(mut bytes: &[u8]) -> &[u8] {
 const HELLO_PREFIX: &[u8] = b"{\"$hello\"";
 /// Longest `$hello`.
 pub(crate) const HELLO_LEN_MAX: usize = 4096;
-/// Send buffers kept for the next sends; more are needed only while more sessions are answered in one turn.
-const SPARE_SENDS_MAX: usize = 64;

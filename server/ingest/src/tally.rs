@@ -30,6 +30,12 @@ pub struct Tally {
     pub storage_failures: u64,
     /// Connections taken over their life.
     pub sessions: u64,
+    /// Connections refused because there were as many as may be.
+    pub refused_full: u64,
+    /// Connections refused because there were as many of their address as may be.
+    pub refused_address: u64,
+    /// Connections that were ended, by code: those that were too slow, idle or without a token.
+    pub ended: [u64; Code::COUNT],
     /// Plain connections that took no reply for too long and are replied to no more.
     pub acks_suppressed: u64,
     /// TLS handshakes that came to an end.
@@ -60,6 +66,9 @@ impl Tally {
             syncs: 0,
             storage_failures: 0,
             sessions: 0,
+            refused_full: 0,
+            refused_address: 0,
+            ended: [0; Code::COUNT],
             acks_suppressed: 0,
             tls_handshakes: 0,
             tls_failures: 0,

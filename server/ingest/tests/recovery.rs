@@ -4,7 +4,7 @@
 
 use ringest_ingest::scan::{Item, StoredRun, scan};
 use ringest_ingest::{
-    Action, Limits, PAGE, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId, home_shard,
+    Action, Door, Limits, PAGE, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId, home_shard,
 };
 use ringest_wire::{AckLevel, Severity};
 use std::io::Read;
@@ -433,6 +433,7 @@ impl Maker {
             away: Vec::new(),
             format,
             tls: None,
+            door: Door::new(&limits, None),
             limits,
         };
         Maker { shard: Shard::new(config, now).unwrap(), now, bytes: Vec::new(), sent: 0 }

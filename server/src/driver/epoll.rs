@@ -5,19 +5,20 @@
 //! is fed through a bounded channel and rings the shard's bell when something is done.
 
 use super::datagrams::{Datagrams, Received};
-use super::{ACCEPT_PAUSE, LINGER, Shortage, report};
+use super::entrance::{ACCEPTS_PER_TURN, Entrance, Guest, Next};
+use super::{LINGER, report};
 use crate::notice;
 use crate::storage::SegmentFile;
 use crate::worker::{Files, Inbox, Letterbox, Message, Seat, Summary};
-use ringest_ingest::{Action, Block, Fault, SegmentId, SessionId, Shard, ShardId};
+use ringest_ingest::{Action, Block, DriverMemory, Fault, SegmentId, SessionId, Shard, ShardId};
 use ringest_sys::event_fd::EventFd;
 use ringest_sys::poller::{Interest, Poller, Readiness};
 use ringest_sys::{cpu, net};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::{Shutdown, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -26,8 +27,7 @@ pub(crate) struct Epoll {
     poller: Poller,
     shard: Shard,
     id: ShardId,
-    listener: Option<TcpListener>,
-    accept_at: Option<Instant>,
+    entrance: Entrance,
     datagrams: Option<Datagrams>,
     /// The shard wants no more of them for now, and they are not watched.
     datagrams_held: bool,
@@ -38,19 +38,18 @@ pub(crate) struct Epoll {
     /// By the session's slot.
     connections: Vec<Option<Connection>>,
     /// Connections on which all is said, until their peers have closed too; by the token of their former session.
-    parting: HashMap<u64, (OwnedFd, Instant)>,
+    parting: HashMap<u64, (Guest, Instant)>,
     part_at: Option<Instant>,
     buffer: Vec<u8>,
     counters: Counters,
     takes_datagrams: bool,
-    shortage: Shortage,
     is_draining: bool,
     is_aborted: bool,
 }
 
 struct Connection {
     id: SessionId,
-    fd: OwnedFd,
+    fd: Guest,
     interest: Interest,
     /// What another shard had received and this one has not looked at yet.
     held: Vec<u8>,
@@ -88,8 +87,7 @@ impl Epoll {
             writer: Writer::start(seat.id, seat.cpu, seat.inbox.bell.clone())?,
             shard: seat.shard,
             id: seat.id,
-            listener: Some(seat.listener),
-            accept_at: None,
+            entrance: Entrance::new(seat.id, seat.listener),
             takes_datagrams: datagrams.is_some(),
             datagrams,
             datagrams_held: false,
@@ -102,7 +100,6 @@ impl Epoll {
             // A baseline that reads 64 KiB at a time would be a straw man.
             buffer: vec![0; seat.buffer_len.max(READ_LEN_MIN)],
             counters: Counters::default(),
-            shortage: Shortage::default(),
             is_draining: false,
             is_aborted: false,
         })
@@ -124,7 +121,8 @@ impl Epoll {
         let end_at = self.datagrams.as_ref().and_then(Datagrams::end_at);
         // Those that are queued are not watched any more, but fetched.
         let end_at = end_at.map(|at| if self.datagrams_held { at } else { Instant::now() });
-        let at = [self.shard.poll_timeout(), self.part_at, self.accept_at, end_at].into_iter().flatten().min();
+        let at =
+            [self.shard.poll_timeout(), self.part_at, self.entrance.opens_at(), end_at].into_iter().flatten().min();
         let timeout = at.map(|at| at.saturating_duration_since(Instant::now()));
         self.poller.wait(timeout, ready)?;
         self.counters.waits += 1;
@@ -159,28 +157,19 @@ impl Epoll {
     // What happened.
 
     fn accept(&mut self, now: Instant) {
-        while let Some(listener) = &self.listener {
-            match net::accept(listener.as_fd()) {
-                Ok(fd) => {
-                    if let Some(id) = self.shard.handle_accepted(now) {
-                        self.seat(id, fd, Vec::new(), now);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    // Those who wait are not asked about meanwhile.
-                    self.shortage.say(self.id, &error, now);
-                    self.accept_at = Some(now + ACCEPT_PAUSE);
-                    self.watch_listener(Interest::NONE);
-                    return;
-                }
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.entrance.next(&mut self.shard, now) {
+                Next::Guest(id, guest) => self.seat(id, guest, Vec::new(), now),
+                Next::Refused => {}
+                Next::Nobody => return,
+                // Those who wait are not asked about meanwhile.
+                Next::Later => return self.watch_listener(Interest::NONE),
             }
         }
     }
 
     fn watch_listener(&self, interest: Interest) {
-        if let Some(listener) = &self.listener {
+        if let Some(listener) = self.entrance.listener() {
             let modified = self.poller.modify(listener.as_fd(), LISTENER, interest);
             modified.expect("a watched descriptor can be watched for something else");
         }
@@ -208,8 +197,7 @@ impl Epoll {
                 Message::Tls(tls) => self.shard.handle_tls(tls),
                 Message::Drain => {
                     self.is_draining = true;
-                    self.accept_at = None;
-                    self.listener = None;
+                    self.entrance.shut();
                     match &mut self.datagrams {
                         // Their senders do not hear that they come too late, so they go first.
                         Some(datagrams) => {
@@ -304,7 +292,7 @@ impl Epoll {
     }
 
     /// Takes in the connection of a session, with what another shard's driver had received.
-    fn seat(&mut self, id: SessionId, fd: OwnedFd, received: Vec<u8>, now: Instant) {
+    fn seat(&mut self, id: SessionId, fd: Guest, received: Vec<u8>, now: Instant) {
         if self.poller.add(fd.as_fd(), id.token(), Interest::READ).is_err() {
             return self.shard.handle_lost(id, now); // No kernel memory to watch it with.
         }
@@ -432,8 +420,7 @@ impl Epoll {
             self.parting.retain(|_, (_, until)| *until > now);
             self.part_at = self.parting.values().map(|(_, until)| *until).min();
         }
-        if self.accept_at.is_some_and(|at| now >= at) {
-            self.accept_at = None;
+        if self.entrance.opens(now) {
             self.watch_listener(Interest::READ);
         }
     }
@@ -549,6 +536,11 @@ fn work(shard: ShardId, job: Job) -> Done {
             Done::Synced(segment, file.sync().map_err(|error| report("sync", shard, segment, &error)))
         }
     }
+}
+
+/// It reads only what is wanted, so nothing is held.
+pub(super) fn memory(buffer_len: usize) -> DriverMemory {
+    DriverMemory { buffers: buffer_len.max(READ_LEN_MIN), held_per_connection: 0, held: 0 }
 }
 
 /// Tokens that are no session's: generations do not get there.

@@ -3,16 +3,21 @@
 //! A driver translates and has no opinion: it parses nothing, counts no record, decides no seal and no retry. What the
 //! two have in common is a shape, not code: wait, tell the shard what happened, do what it asks.
 
+mod credit;
 mod datagrams;
+mod entrance;
 mod epoll;
 mod uring;
 
 use crate::notice;
 use crate::storage::fault;
 use crate::worker::{Seat, Summary};
-use ringest_ingest::{Fault, SegmentId, ShardId};
+use ringest_ingest::{DriverMemory, Fault, Limits, SegmentId, ShardId};
+use ringest_sys::datagram;
 use std::io;
 use std::time::{Duration, Instant};
+
+pub(crate) use entrance::Guest;
 
 /// A kernel interface to run shards on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +35,18 @@ impl Backend {
             Backend::Uring => "uring",
             Backend::Epoll => "epoll",
         }
+    }
+
+    /// What its driver holds beside the shard.
+    pub fn memory(self, buffer_len: usize, limits: &Limits, takes_datagrams: bool) -> DriverMemory {
+        let mut memory = match self {
+            Backend::Uring => uring::memory(buffer_len, limits, takes_datagrams),
+            Backend::Epoll => epoll::memory(buffer_len),
+        };
+        if takes_datagrams {
+            memory.buffers += datagram::BATCH * datagram::LEN_MAX;
+        }
+        memory
     }
 }
 
@@ -87,7 +104,5 @@ impl Shortage {
 
 /// How long a shortage is not said again.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(10);
-/// How long accepting pauses when the process is out of descriptors.
-pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a peer has to close after all was said.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);

@@ -8,28 +8,31 @@
 //! Whole pages of large blocks bypass the page cache through the ring. Everything small goes through it by write(2):
 //! on common file systems a ring hands that to another thread, which costs more than the write.
 
+use super::credit::{Credit, Pool};
 use super::datagrams::{Datagrams, Received};
-use super::{ACCEPT_PAUSE, LINGER, Shortage, report};
+use super::entrance::{ACCEPTS_PER_TURN, Entrance, Guest, Next};
+use super::{LINGER, report};
 use crate::notice;
 use crate::worker::{Files, Inbox, Letterbox, Message, Seat, Summary};
-use ringest_ingest::{Action, Block, Handover, SegmentId, SessionId, Shard, ShardId};
+use ringest_ingest::{Action, Block, DriverMemory, Handover, Limits, SegmentId, SessionId, Shard, ShardId};
 use ringest_sys::datagram;
 use ringest_sys::net;
 use ringest_sys::ring::{DatagramLease, Event, Lease, OpId, Ring, RingConfig};
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{Shutdown, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{Shutdown, UdpSocket};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 pub(crate) struct Uring {
     ring: Ring,
     shard: Shard,
     id: ShardId,
-    listener: Option<TcpListener>,
-    accepting: Option<OpId>,
-    /// When to accept again, after the process ran out of descriptors.
-    accept_at: Option<Instant>,
+    entrance: Entrance,
+    /// The watch over the listener.
+    listening: Option<OpId>,
+    /// Somebody may wait to be accepted: said once by the watch, until nobody does.
+    is_called: bool,
     datagrams: Option<DatagramSource>,
     takes_datagrams: bool,
     inbox: Inbox,
@@ -47,10 +50,9 @@ pub(crate) struct Uring {
     /// Blocks whose pages the kernel has, by the token of the write.
     writing: HashMap<u64, Writing>,
     next_write: u64,
-    /// Bytes that one connection may receive before it queues again.
-    credit: u32,
+    /// What connections may receive before they queue again.
+    pool: Pool,
     chunk_len_max: usize,
-    shortage: Shortage,
     is_draining: bool,
     is_aborted: bool,
 }
@@ -75,8 +77,9 @@ impl DatagramSource {
 
 struct Connection {
     id: SessionId,
-    fd: OwnedFd,
+    fd: Guest,
     receive: Option<OpId>,
+    credit: Credit,
     /// What the shard did not want yet, in order.
     held: VecDeque<Held>,
     /// The peer has sent everything.
@@ -102,13 +105,13 @@ enum Held {
 }
 
 struct Parting {
-    fd: OwnedFd,
+    fd: Guest,
     receive: Option<OpId>,
     until: Instant,
 }
 
 struct Moving {
-    fd: OwnedFd,
+    fd: Guest,
     to: ShardId,
     handover: Handover,
     /// What came since, or was held.
@@ -125,8 +128,8 @@ impl Uring {
     pub(crate) fn new(seat: Seat) -> io::Result<Uring> {
         let config = RingConfig { entries: ENTRIES, buf_count: BUFFERS, buf_len: seat.buffer_len };
         let mut ring = Ring::new(config)?;
-        let accepting = Some(ring.accept(seat.listener.as_fd(), 0));
-        ring.watch(seat.inbox.bell.as_fd(), 0);
+        let listening = Some(ring.watch(seat.listener.as_fd(), LISTENER));
+        ring.watch(seat.inbox.bell.as_fd(), BELL);
         let datagrams = seat.datagrams.map(DatagramSource::new);
         if datagrams.is_some() {
             ring.add_datagram_buffers(DATAGRAM_BUFFERS, datagram::LEN_MAX)?;
@@ -135,9 +138,9 @@ impl Uring {
             ring,
             shard: seat.shard,
             id: seat.id,
-            listener: Some(seat.listener),
-            accepting,
-            accept_at: None,
+            entrance: Entrance::new(seat.id, seat.listener),
+            listening,
+            is_called: false,
             takes_datagrams: datagrams.is_some(),
             datagrams,
             inbox: seat.inbox,
@@ -150,9 +153,8 @@ impl Uring {
             moving: HashMap::new(),
             writing: HashMap::new(),
             next_write: 0,
-            credit: u32::try_from(seat.buffer_len * CREDIT_BUFFERS).unwrap_or(u32::MAX),
+            pool: Pool::new(seat.hold_len_max / seat.buffer_len),
             chunk_len_max: seat.buffer_len,
-            shortage: Shortage::default(),
             is_draining: false,
             is_aborted: false,
         })
@@ -177,6 +179,7 @@ impl Uring {
             self.shard.handle_timeout(now);
         }
         self.fetch_datagrams(now);
+        self.accept(now);
         self.act(now);
         self.arm();
         self.arm_datagrams();
@@ -188,11 +191,13 @@ impl Uring {
         if self.datagrams.as_ref().is_some_and(|source| source.is_unfetched) {
             return Some(Duration::ZERO);
         }
-        if !self.unarmed.is_empty() && self.ring.free_buffers() > 0 {
+        let may_accept = self.is_called && self.entrance.opens_at().is_none();
+        if may_accept || (!self.unarmed.is_empty() && self.ring.free_buffers() > 0) {
             return Some(Duration::ZERO);
         }
         let end_at = self.datagrams.as_ref().and_then(|source| source.socket.end_at());
-        let at = [self.shard.poll_timeout(), self.part_at, self.accept_at, end_at].into_iter().flatten().min();
+        let at =
+            [self.shard.poll_timeout(), self.part_at, self.entrance.opens_at(), end_at].into_iter().flatten().min();
         at.map(|at| at.saturating_duration_since(now))
     }
 
@@ -208,7 +213,7 @@ impl Uring {
 
     fn tell(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Accepted { result, more, .. } => self.tell_accepted(result, more, now),
+            Event::Accepted { .. } => unreachable!("connections are accepted by readiness"),
             Event::Received { token, result, more } => self.tell_received(token, result, more, now),
             Event::Starved { token: DATAGRAMS } | Event::Cancelled { token: DATAGRAMS } => self.tell_datagrams_ended(),
             Event::Datagram { result, more, .. } => {
@@ -254,6 +259,12 @@ impl Uring {
                 let outcome = result.map_err(|error| report("sync", self.id, SegmentId(token), &error));
                 self.shard.handle_synced(SegmentId(token), outcome, now);
             }
+            Event::Ready { token: LISTENER, more } => {
+                self.is_called = true;
+                if !more {
+                    self.listening = self.entrance.listener().map(|it| self.ring.watch(it.as_fd(), LISTENER));
+                }
+            }
             Event::Ready { token: DATAGRAMS, more } => {
                 if let Some(source) = &mut self.datagrams {
                     source.is_unfetched = true;
@@ -268,30 +279,9 @@ impl Uring {
                     self.obey(message, now);
                 }
                 if !more {
-                    self.ring.watch(self.inbox.bell.as_fd(), 0);
+                    self.ring.watch(self.inbox.bell.as_fd(), BELL);
                 }
             }
-        }
-    }
-
-    fn tell_accepted(&mut self, result: io::Result<OwnedFd>, more: bool, now: Instant) {
-        if !more {
-            self.accepting = None;
-        }
-        match result {
-            Ok(fd) => {
-                if let Some(id) = self.shard.handle_accepted(now) {
-                    self.seat(id, fd, None, now);
-                }
-            }
-            Err(_) if self.is_draining => return,
-            Err(error) => {
-                self.shortage.say(self.id, &error, now);
-                self.accept_at = Some(now + ACCEPT_PAUSE);
-            }
-        }
-        if !more && self.accept_at.is_none() {
-            self.accept();
         }
     }
 
@@ -350,7 +340,7 @@ impl Uring {
         } else if is_open && let Some(parting) = self.parting.get_mut(&token) {
             parting.receive = Some(self.ring.recv(parting.fd.as_fd(), token));
         } else if let Some(parting) = self.parting.remove(&token) {
-            self.ring.close(parting.fd);
+            self.ring.close(parting.fd.into_fd());
         }
     }
 
@@ -368,11 +358,11 @@ impl Uring {
             Message::Tls(tls) => self.shard.handle_tls(tls),
             Message::Drain => {
                 self.is_draining = true;
-                self.accept_at = None;
-                if let Some(accepting) = self.accepting.take() {
-                    self.ring.cancel(accepting);
+                self.is_called = false;
+                if let Some(listening) = self.listening.take() {
+                    self.ring.cancel(listening);
                 }
-                if let Some(listener) = self.listener.take() {
+                if let Some(listener) = self.entrance.shut() {
                     self.ring.close(listener.into());
                 }
                 match &mut self.datagrams {
@@ -485,14 +475,16 @@ impl Uring {
     }
 
     /// Takes in the connection of a session, with what another shard's driver had received.
-    fn seat(&mut self, id: SessionId, fd: OwnedFd, received: Option<Vec<u8>>, now: Instant) {
-        let receive = Some(self.ring.recv_up_to(fd.as_fd(), id.token(), self.credit));
+    fn seat(&mut self, id: SessionId, fd: Guest, received: Option<Vec<u8>>, now: Instant) {
+        let credit = Credit::first();
+        let receive =
+            Some(self.ring.recv_up_to(fd.as_fd(), id.token(), credit_len(credit.buffers(), self.chunk_len_max)));
         let held = received.into_iter().filter(|bytes| !bytes.is_empty()).map(Held::Bytes).collect();
         let slot = id.slot();
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
         }
-        self.connections[slot] = Some(Connection { id, fd, receive, held, has_ended: false, is_queued: false });
+        self.connections[slot] = Some(Connection { id, fd, receive, credit, held, has_ended: false, is_queued: false });
         self.feed(id, now);
     }
 
@@ -508,7 +500,14 @@ impl Uring {
             }
             // Sessions that wait for long may keep half of the buffers; the other half is for those that do not.
             Held::Lease(lease) if ring.free_buffers() < BUFFERS / 2 => {
-                connection.held.push_back(Held::Bytes(ring.lent(&lease).to_vec()));
+                // Many small pieces in one, so that they take no more than their bytes.
+                match connection.held.back_mut() {
+                    Some(Held::Bytes(bytes)) => {
+                        bytes.reserve_exact(ring.lent(&lease).len());
+                        bytes.extend_from_slice(ring.lent(&lease));
+                    }
+                    _ => connection.held.push_back(Held::Bytes(ring.lent(&lease).to_vec())),
+                }
                 ring.release(lease);
                 self.feed(id, now);
             }
@@ -660,12 +659,12 @@ impl Uring {
     }
 
     /// Closes a connection on which nothing more is to come. Closing alone would not end its receive.
-    fn end(&mut self, fd: OwnedFd, receive: Option<OpId>) {
+    fn end(&mut self, fd: Guest, receive: Option<OpId>) {
         let _ = net::shutdown(fd.as_fd(), Shutdown::Both);
         if let Some(receive) = receive {
             self.ring.cancel(receive);
         }
-        self.ring.close(fd);
+        self.ring.close(fd.into_fd());
     }
 
     /// Ends the connections whose peers had their time to close.
@@ -682,9 +681,19 @@ impl Uring {
         self.part_at = self.parting.values().map(|parting| parting.until).min();
     }
 
-    fn accept(&mut self) {
-        if let Some(listener) = &self.listener {
-            self.accepting = Some(self.ring.accept(listener.as_fd(), 0));
+    /// Takes those who wait, if anybody may.
+    fn accept(&mut self, now: Instant) {
+        self.is_called |= self.entrance.opens(now);
+        if !self.is_called {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.entrance.next(&mut self.shard, now) {
+                Next::Guest(id, guest) => self.seat(id, guest, None, now),
+                Next::Refused => {}
+                Next::Nobody => return self.is_called = false,
+                Next::Later => return,
+            }
         }
     }
 
@@ -700,24 +709,23 @@ impl Uring {
 
     /// Reads on where reading had ended: in the order it ended, for no more connections than there are buffers.
     fn arm(&mut self) {
-        if self.accept_at.is_some_and(|at| Instant::now() >= at) {
-            self.accept_at = None;
-            self.accept();
-        }
-        // One more than fits in full, so that it goes on while less than a credit is free.
-        let mut budget = self.ring.free_buffers().div_ceil(CREDIT_BUFFERS);
+        // The last one may not fit in full, so that it goes on while less than a credit is free.
+        let mut budget = self.ring.free_buffers();
         while budget > 0
             && let Some(id) = self.unarmed.pop_front()
         {
-            let Uring { connections, ring, .. } = self;
+            let Uring { connections, ring, pool, .. } = self;
             let Some(connection) = connections.get_mut(id.slot()).and_then(Option::as_mut) else { continue };
             if connection.id != id {
                 continue;
             }
             connection.is_queued = false;
             if connection.is_idle() {
-                connection.receive = Some(ring.recv_up_to(connection.fd.as_fd(), id.token(), self.credit));
-                budget -= 1;
+                // What it held is gone, so all of its credit is new.
+                pool.renew(&mut connection.credit);
+                let len = credit_len(connection.credit.buffers(), self.chunk_len_max);
+                connection.receive = Some(ring.recv_up_to(connection.fd.as_fd(), id.token(), len));
+                budget = budget.saturating_sub(connection.credit.buffers());
             }
         }
     }
@@ -729,7 +737,9 @@ impl Uring {
 
     fn remove(&mut self, id: SessionId) -> Option<Connection> {
         self.connection(id)?;
-        self.connections[id.slot()].take()
+        let mut connection = self.connections[id.slot()].take()?;
+        self.pool.take_back(std::mem::replace(&mut connection.credit, Credit::first()));
+        Some(connection)
     }
 
     fn release(&mut self, held: VecDeque<Held>) {
@@ -753,16 +763,32 @@ impl Uring {
     }
 }
 
+/// What it holds beside the shard. A kernel before 6.17 keeps no credit: one connection may fill all buffers before its
+/// receive is cancelled.
+pub(super) fn memory(buffer_len: usize, limits: &Limits, takes_datagrams: bool) -> DriverMemory {
+    let datagrams = if takes_datagrams { DATAGRAM_BUFFERS * datagram::LEN_MAX } else { 0 };
+    let buffers = if Ring::keeps_credit() { Credit::first().buffers() } else { BUFFERS };
+    DriverMemory {
+        buffers: BUFFERS * buffer_len + datagrams,
+        held_per_connection: buffers * buffer_len,
+        held: limits.hold_len_max.next_multiple_of(buffer_len),
+    }
+}
+
+fn credit_len(buffers: usize, buffer_len: usize) -> u32 {
+    u32::try_from(buffers * buffer_len).unwrap_or(u32::MAX)
+}
+
 /// Operations submitted in one system call.
 const ENTRIES: u32 = 1024;
 /// Buffers to receive into. Few and large: what decides is how many bytes come with one completion, and that what was
 /// received is still in the second cache when it is looked at. Enough that small requests of many connections fit a turn.
 const BUFFERS: usize = 32;
-/// Buffers that one connection may fill before it queues again: half of the ring. Bytes of one connection in a row are
-/// answered by one send, and its sender is woken once; with an eighth of the ring a record cost a fifth more.
-const CREDIT_BUFFERS: usize = 16;
 /// Buffers for datagrams, each for the longest there is: 4 MiB, of which the kernel gives memory to what is used. They are what
 /// one turn can bring.
 const DATAGRAM_BUFFERS: usize = 64;
 /// No session's: generations do not get there.
 const DATAGRAMS: u64 = u64::MAX;
+/// What a watch is over.
+const BELL: u64 = 0;
+const LISTENER: u64 = 1;

@@ -3,7 +3,7 @@
 //! It keeps no connection and decides nothing about one.
 
 use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -33,9 +33,15 @@ pub fn bind_udp_sharded(addr: SocketAddr, shard_count: usize) -> io::Result<Vec<
 
 /// A connection that is waiting on a non-blocking listener, itself non-blocking; `WouldBlock` if there is none.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    accept_from(listener).map(|(connection, _peer)| connection)
+}
+
+/// The same, with who is at the other end.
+pub fn accept_from(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    let (connection, _peer) = SockRef::from(&listener).accept4(flags)?;
-    Ok(connection.into())
+    let (connection, peer) = SockRef::from(&listener).accept4(flags)?;
+    let peer = peer.as_socket().ok_or_else(|| io::Error::other("the peer has no internet address"))?;
+    Ok((connection.into(), peer))
 }
 
 /// Connects, waiting for the peer's answer; the connection is non-blocking and does not delay small writes.
@@ -44,6 +50,14 @@ pub fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
     Ok(stream)
+}
+
+/// Connects from a chosen address of this machine; the connection blocks.
+pub fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.bind(&SocketAddr::from((from, 0)).into())?;
+    socket.connect(&to.into())?;
+    Ok(socket.into())
 }
 
 /// What has arrived, at most `buf` full; 0 is the end of the stream.

@@ -1,6 +1,8 @@
 //! A shard that writes real segments to a disk that does as it is told: it may forget writes, tear them, fail a sync.
 
-use ringest_ingest::{Action, Block, Fault, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId};
+use ringest_ingest::{
+    Action, Block, Door, Fault, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId,
+};
 use ringest_server::storage::{Ending, Recovery, SegmentFile, Store, fault, layout};
 use ringest_wire::{AckLevel, Severity};
 use std::collections::{HashMap, VecDeque};
@@ -72,6 +74,7 @@ impl Writer {
             away: recovered.away,
             format,
             tls: None,
+            door: Door::new(&limits, None),
             limits,
         };
         let mut state = Shard::new(config, now).unwrap();

@@ -74,7 +74,11 @@ pub(crate) struct Settled {
 
 impl Client {
     pub(crate) fn connect(addr: SocketAddr) -> Client {
-        let stream = TcpStream::connect(addr).expect("the server listens");
+        Client::on(TcpStream::connect(addr).expect("the server listens"))
+    }
+
+    /// On a connection that is there already.
+    pub(crate) fn on(stream: TcpStream) -> Client {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -123,6 +127,13 @@ impl Client {
             }
             Err(error) => panic!("no line within {PATIENCE:?}: {error}; so far {line:?}"),
         }
+    }
+
+    /// The next line; `None` at the end of the stream, or where the connection is broken.
+    pub(crate) fn next_line_or_end(&mut self) -> Option<String> {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).ok().filter(|&len| len > 0)?;
+        Some(line.trim_end_matches('\n').to_owned())
     }
 
     pub(crate) fn lines(&mut self, count: usize) -> Vec<String> {

@@ -108,6 +108,10 @@ impl Setup {
         self
     }
 
+    pub(crate) fn flag(self, name: &str, value: impl std::fmt::Display) -> Setup {
+        self.arg(name).arg(value.to_string())
+    }
+
     pub(crate) fn through<S: Into<OsString>>(mut self, command: impl IntoIterator<Item = S>) -> Setup {
         self.through = command.into_iter().map(Into::into).collect();
         self

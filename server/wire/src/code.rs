@@ -46,6 +46,12 @@ pub enum Code {
     GzipTooLarge,
     /// The connection is not encrypted, and has to be.
     TlsRequired,
+    /// The client did not show a token that is valid here.
+    Unauthorized,
+    /// The client said nothing whole for too long.
+    Idle,
+    /// The client sends or takes bytes too slowly.
+    SlowClient,
 }
 
 /// What a client may do about a [`Code`].
@@ -61,7 +67,7 @@ pub enum Class {
 
 impl Code {
     /// Every code, in the order of their discriminants.
-    pub const ALL: [Code; 21] = [
+    pub const ALL: [Code; 24] = [
         Code::BadJson,
         Code::NotObject,
         Code::MissingField,
@@ -83,6 +89,9 @@ impl Code {
         Code::GzipRatio,
         Code::GzipTooLarge,
         Code::TlsRequired,
+        Code::Unauthorized,
+        Code::Idle,
+        Code::SlowClient,
     ];
 
     /// How many codes there are: the length of a table indexed by `code as usize`.
@@ -112,6 +121,9 @@ impl Code {
             Code::GzipRatio => "gzip_ratio",
             Code::GzipTooLarge => "gzip_too_large",
             Code::TlsRequired => "tls_required",
+            Code::Unauthorized => "unauthorized",
+            Code::Idle => "idle",
+            Code::SlowClient => "slow_client",
         }
     }
 
@@ -140,7 +152,10 @@ impl Code {
             | Code::GzipCorrupt
             | Code::GzipRatio
             | Code::GzipTooLarge
-            | Code::TlsRequired => Class::Session,
+            | Code::TlsRequired
+            | Code::Unauthorized
+            | Code::Idle
+            | Code::SlowClient => Class::Session,
         }
     }
 }

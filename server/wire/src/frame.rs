@@ -59,7 +59,7 @@ impl Framer {
             if self.skipping {
                 self.skipping = newline.is_none();
             } else if self.fits(piece) {
-                self.carry.extend_from_slice(piece);
+                self.carry(piece);
                 head_len = newline.map(|_| self.carry.len());
             } else {
                 self.carry = Vec::new();
@@ -75,7 +75,7 @@ impl Framer {
         if tail_too_long {
             self.skipping = true;
         } else {
-            self.carry.extend_from_slice(tail);
+            self.carry(tail);
         }
 
         let head = match head_len {
@@ -98,6 +98,11 @@ impl Framer {
         self.carry.len() - self.spent
     }
 
+    /// Whether a line has begun and not ended, also where it is too long and its bytes are not held.
+    pub fn is_unfinished(&self) -> bool {
+        self.skipping || self.held() > 0
+    }
+
     fn drop_spent(&mut self) {
         if self.spent == self.carry.len() {
             self.carry.clear();
@@ -109,6 +114,16 @@ impl Framer {
         if self.carry.is_empty() && self.carry.capacity() > CARRY_KEPT {
             self.carry = Vec::new();
         }
+    }
+
+    /// Keeps a piece of the unfinished line. Room grows by doubling and never beyond the longest line and a `\r`.
+    fn carry(&mut self, piece: &[u8]) {
+        let len = self.carry.len() + piece.len();
+        if len > self.carry.capacity() {
+            let room = (2 * self.carry.capacity()).clamp(len, len.max(self.line_len_max + 1));
+            self.carry.reserve_exact(room - self.carry.len());
+        }
+        self.carry.extend_from_slice(piece);
     }
 
     /// Whether the carried line may grow by `piece`. A `\r` one past the limit may yet prove to be part of the ending.

@@ -43,7 +43,10 @@ impl std::fmt::Display for Detail {
             | Code::GzipCorrupt
             | Code::GzipRatio
             | Code::GzipTooLarge
-            | Code::TlsRequired => Ok(()),
+            | Code::TlsRequired
+            | Code::Unauthorized
+            | Code::Idle
+            | Code::SlowClient => Ok(()),
         }
     }
 }
@@ -67,6 +70,9 @@ pub const fn message(code: Code) -> &'static str {
         Code::ProtocolError => "protocol error",
         Code::GzipCorrupt | Code::GzipRatio | Code::GzipTooLarge => "gzip decompression failed",
         Code::TlsRequired => "TLS required",
+        Code::Unauthorized => "unauthorized",
+        Code::Idle => "idle for too long",
+        Code::SlowClient => "client too slow",
     }
 }
 

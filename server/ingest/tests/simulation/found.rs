@@ -1,7 +1,7 @@
 //! What the simulation found, each as a world that is small enough to read.
 
 use ringest_ingest::{
-    Action, Block, Fault, Limits, PAGE, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId,
+    Action, Block, Door, Fault, Limits, PAGE, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId,
 };
 use ringest_wire::{AckLevel, Severity, reply};
 use std::collections::HashMap;
@@ -46,6 +46,7 @@ impl Hand {
             away: Vec::new(),
             format: SegmentFormat::Plain,
             tls: None,
+            door: Door::new(&limits, None),
             limits,
         };
         let shard = Shard::new(config, now).unwrap();

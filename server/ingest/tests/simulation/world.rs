@@ -25,7 +25,9 @@ use crate::recover;
 use crate::rng::Rng;
 use crate::truth::Truth;
 use ringest_ingest::scan::{Item, scan};
-use ringest_ingest::{Block, Fault, Limits, PAGE, SegmentFormat, SegmentId, Shard, ShardConfig, ShardId, home_shard};
+use ringest_ingest::{
+    Block, Door, Fault, Limits, PAGE, SegmentFormat, SegmentId, Shard, ShardConfig, ShardId, home_shard,
+};
 use ringest_wire::{AckLevel, Severity};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -220,6 +222,7 @@ impl World {
                     away: stored_by(at).into_iter().filter(|state| !home(&state.producer)).collect(),
                     format,
                     tls: None,
+                    door: Door::new(&self.limits, None),
                     limits: self.limits.clone(),
                 };
                 Node {

@@ -4,7 +4,7 @@ mod gzip;
 mod tls;
 
 use ringest_ingest::{
-    Action, Handover, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId, TlsConfig,
+    Action, Door, Handover, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId, TlsConfig,
 };
 use ringest_wire::{AckLevel, Severity, reply};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +54,7 @@ impl House {
             away: Vec::new(),
             format: SegmentFormat::Plain,
             tls: None,
+            door: Door::new(&limits, None),
             limits,
         };
         change(&mut config);
