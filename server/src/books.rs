@@ -73,13 +73,40 @@ impl fmt::Display for Books<'_> {
         for summary in self.summaries {
             let entry = Entry::of(summary);
             total.add(&entry);
-            writeln!(f, "shard {}: {entry}; {}; {}", summary.shard, summary.setup, summary.counters)?;
+            writeln!(
+                f,
+                "shard {}: {entry}; {}{}; {}",
+                summary.shard,
+                summary.setup,
+                Pressure(summary),
+                summary.counters
+            )?;
         }
         for line in self.doors() {
             writeln!(f, "{line}")?;
         }
         let verdict = if self.close() { "the books close" } else { "THE BOOKS DO NOT CLOSE" };
         write!(f, "total: {total}; {verdict}")
+    }
+}
+
+/// How often a shard could not serve, where it ever could not.
+struct Pressure<'a>(&'a Summary);
+
+impl fmt::Display for Pressure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary { tally, breaker, .. } = self.0;
+        let (over_share, overdue) = (tally.shed_over_share, tally.shed_overdue);
+        if tally.storage_breaker_opened > 0 {
+            write!(f, "; storage breaker {}, opened {} times", breaker.as_str(), tally.storage_breaker_opened)?;
+        }
+        if tally.line_breakers_opened > 0 {
+            write!(f, "; breakers of lines opened {} times", tally.line_breakers_opened)?;
+        }
+        if over_share + overdue > 0 {
+            write!(f, "; told to come back: {over_share} over their share, {overdue} overdue")?;
+        }
+        Ok(())
     }
 }
 

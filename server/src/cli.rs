@@ -136,6 +136,10 @@ pub struct Args {
     /// File with the token that a $hello has to show, or two of them, one per line; without one nobody is asked.
     #[arg(long, env = "TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Whether a connection is refused for a while, unread, whose lines are mostly bad: half of at least 100 in a minute.
+    #[arg(long, env = "CIRCUIT_BREAKER_ENABLED", value_name = "BOOL", default_value = "false",
+          value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    pub circuit_breaker: bool,
     /// How long a stop may take before what is left is given up: 10s, 500ms, 2m.
     #[arg(long, env = "DRAIN_DEADLINE", value_name = "TIME", default_value = "10s")]
     pub drain_deadline: String,

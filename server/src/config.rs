@@ -5,7 +5,7 @@
 use crate::cli::Args;
 use crate::driver::Backend;
 use crate::tls::{Identity, TlsPlan, TlsVersion};
-use ringest_ingest::{Limits, Memory, SegmentFormat};
+use ringest_ingest::{BreakerLimits, Limits, Memory, SegmentFormat};
 use ringest_sys::cpu::{self, CpuList};
 use ringest_sys::{limit, ring};
 use ringest_wire::{AckLevel, Severity};
@@ -66,8 +66,6 @@ pub struct Refusal(String);
 
 /// What is asked of the machine.
 pub struct Machine<'a> {
-    /// An environment variable.
-    pub env: &'a dyn Fn(&str) -> Option<String>,
     /// The cores that this process may use.
     pub allowed: CpuList,
     /// How many of them its time is worth: a container's quota is in it.
@@ -86,7 +84,6 @@ impl Machine<'static> {
     pub fn here() -> Result<Machine<'static>, Refusal> {
         let allowed = cpu::allowed().map_err(refuse)?;
         Ok(Machine {
-            env: &|name| std::env::var(name).ok(),
             parallelism: thread::available_parallelism().map_or(allowed.len(), usize::from),
             allowed,
             open_files_max: limit::open_files_max().map_err(refuse)?,
@@ -101,7 +98,6 @@ impl Config {
     /// # Errors
     /// The first thing that cannot be had.
     pub fn resolve(args: &Args, machine: &Machine<'_>) -> Result<Config, Refusal> {
-        refuse_what_is_not_offered(machine)?;
         let mut notices = Vec::new();
         let tls = tls(args, &mut notices)?;
         let listen = listen(args, tls.is_some(), &mut notices)?;
@@ -177,6 +173,7 @@ impl Config {
             "gzip_open_members_per_shard": gzip.inflaters_max,
             "memory_bytes": self.memory(),
             "batch_memory_per_shard_bytes": self.limits.batch_memory(self.segment_format),
+            "circuit_breaker": self.limits.line_breaker.is_some(),
             "drain_deadline_ms": self.drain_deadline.as_millis() as u64,
             "tls": self.tls.as_ref().map(|(plan, _)| json!({
                 "required": plan.is_required,
@@ -188,17 +185,6 @@ impl Config {
             "notices": self.notices,
         })
     }
-}
-
-/// Said before anything else, because a server that ignored one of these would be another one than was asked for.
-fn refuse_what_is_not_offered(machine: &Machine<'_>) -> Result<(), Refusal> {
-    for (name, feature) in NOT_OFFERED {
-        let asked = (machine.env)(name).unwrap_or_default();
-        if ["true", "1", "yes", "on", "y", "t"].contains(&asked.to_ascii_lowercase().as_str()) {
-            return Err(refuse(format!("{name}={asked}: this build does not offer {feature} yet; unset {name}")));
-        }
-    }
-    Ok(())
 }
 
 fn listen(args: &Args, is_encrypted: bool, notices: &mut Vec<String>) -> Result<SocketAddr, Refusal> {
@@ -320,6 +306,7 @@ fn limits(args: &Args, buffer_len: usize) -> Result<Limits, Refusal> {
         chunk_len_max: usual.chunk_len_max.max(buffer_len),
         batch_rows: args.batch_size,
         linger: Duration::from_millis(args.batch_flush_ms),
+        line_breaker: args.circuit_breaker.then(BreakerLimits::of_lines),
         segment_len: args.segment_mib << 20,
         accept_rate: (args.accept_rate > 0).then_some(args.accept_rate),
         greeting_time: deadline("GREETING_TIMEOUT", &args.greeting_timeout)?,
@@ -460,8 +447,6 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Names of the first design that mean nothing here yet.
-const NOT_OFFERED: [(&str, &str); 1] = [("CIRCUIT_BREAKER_ENABLED", "the circuit breaker")];
 /// The kernel takes it as a signed number of 32 bits and doubles it.
 const UDP_BUFFER_LEN_MAX: usize = 1 << 30;
 /// Smaller receive buffers cost more than 2.5 times the CPU.
@@ -496,13 +481,12 @@ mod tests {
 
     /// What these flags come to on a machine with the cores 0-3, a quota of two and io_uring.
     fn resolve(flags: &[&str]) -> Result<Config, Refusal> {
-        resolve_on(flags, &[], Ok(()))
+        resolve_on(flags, Ok(()))
     }
 
-    fn resolve_on(flags: &[&str], env: &[(&str, &str)], uring: Result<(), &str>) -> Result<Config, Refusal> {
+    fn resolve_on(flags: &[&str], uring: Result<(), &str>) -> Result<Config, Refusal> {
         let cli = Cli::parse_from([&["ringest-server"], flags].concat());
         let machine = Machine {
-            env: &|asked| env.iter().find(|(name, _)| *name == asked).map(|(_, value)| value.to_string()),
             allowed: "0-3".parse().unwrap(),
             parallelism: 2,
             open_files_max: 1 << 20,
@@ -563,19 +547,6 @@ mod tests {
     }
 
     #[test]
-    fn what_this_build_does_not_offer_is_refused_and_not_ignored() {
-        for (name, _) in NOT_OFFERED {
-            for value in ["true", "1", "Yes", "ON"] {
-                let refusal = resolve_on(&[], &[(name, value)], Ok(())).unwrap_err().to_string();
-                assert!(refusal.contains(name) && refusal.contains("not offer"), "{refusal}");
-            }
-            for value in ["false", "0", "no", ""] {
-                resolve_on(&[], &[(name, value)], Ok(())).unwrap();
-            }
-        }
-    }
-
-    #[test]
     fn datagrams_are_taken_at_the_same_address_once_that_is_asked_for() {
         assert_eq!(resolve(&["--udp-port", "7"]).unwrap().udp, None);
         let asked = resolve(&["--host", "[::1]", "--port", "0", "--udp", "true"]).unwrap();
@@ -586,12 +557,12 @@ mod tests {
     #[test]
     fn epoll_takes_over_with_a_reason_unless_uring_was_asked_for() {
         let because = "EPERM: a seccomp filter";
-        let config = resolve_on(&[], &[], Err(because)).unwrap();
+        let config = resolve_on(&[], Err(because)).unwrap();
         assert_eq!(config.backend, Backend::Epoll);
         assert!(config.notices[0].contains(because), "{:?}", config.notices);
-        let refusal = resolve_on(&["--backend", "uring"], &[], Err(because)).unwrap_err().to_string();
+        let refusal = resolve_on(&["--backend", "uring"], Err(because)).unwrap_err().to_string();
         assert!(config.notices[0].starts_with(&refusal), "the same sentence: {refusal}");
-        let asked = resolve_on(&["--backend", "epoll"], &[], Err(because)).unwrap();
+        let asked = resolve_on(&["--backend", "epoll"], Err(because)).unwrap();
         assert_eq!((asked.backend, asked.notices.len()), (Backend::Epoll, 0));
     }
 

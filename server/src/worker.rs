@@ -6,7 +6,9 @@
 use crate::driver::{self, Backend, Guest};
 use crate::notice;
 use crate::storage::{Ending, KeeperHandle, SegmentFile, Store, fault};
-use ringest_ingest::{Fault, Handover, ProducerState, SegmentId, Shard, ShardConfig, ShardId, Tally, TlsConfig};
+use ringest_ingest::{
+    BreakerState, Fault, Handover, ProducerState, SegmentId, Shard, ShardConfig, ShardId, Tally, TlsConfig,
+};
 use ringest_sys::cpu;
 use ringest_sys::event_fd::EventFd;
 use std::io;
@@ -59,6 +61,8 @@ pub struct Summary {
     pub counters: String,
     /// Everything was settled, made durable and closed.
     pub drained: bool,
+    /// What the breaker around storage said in the end.
+    pub breaker: BreakerState,
 }
 
 /// What a worker can be told from outside.

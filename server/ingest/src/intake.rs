@@ -1,6 +1,7 @@
 //! What every line passes through: its verdict, its number, its place in a batch, its entry in the books.
 
 use crate::batch::{Batch, Run};
+use crate::breaker::Calls;
 use crate::limits::Limits;
 use crate::parse::{Line, Parser, Records, Reject};
 use crate::producer::{ProducerId, Producers};
@@ -10,7 +11,7 @@ use crate::tally::Tally;
 use crate::writer::{Gate, Writer};
 use ringest_wire::answer::Answer;
 use ringest_wire::{AckLevel, Code, Severity, reply};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) struct Intake {
     pub(crate) limits: Limits,
@@ -20,7 +21,21 @@ pub(crate) struct Intake {
     pub(crate) writer: Writer,
     pub(crate) tally: Tally,
     /// Why lines of this chunk cannot be taken, where they cannot.
-    pub(crate) refusal: Option<Code>,
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// Why lines are not taken, and when to come back with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: Code,
+    pub(crate) after_ms: u32,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: Code, after: Duration) -> Refusal {
+        let after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+        Refusal { code, after_ms: after_ms.max(reply::RETRY_AFTER_MS) }
+    }
 }
 
 /// Where lines come from: many, as they lie in a chunk, or one that was pieced together.
@@ -217,7 +232,8 @@ impl Intake {
                     false
                 }
                 (Ok(severity), None) if severity >= *min_level => {
-                    refuse(&mut fine, batch, refusal.expect("without a place there is a refusal"), 0)
+                    let Refusal { code, after_ms } = refusal.expect("without a place there is a refusal");
+                    refuse(&mut fine, batch, code, after_ms)
                 }
                 (Ok(_), _) => {
                     filtered += 1;
@@ -258,9 +274,9 @@ impl Intake {
             return Pause::End;
         };
         let Intake { parser, producers, writer, tally, min_level, limits, .. } = self;
-        let mut place = match stream.nacked.or(refusal) {
-            None => Some(writer.admit(now)),
-            Some(_) => None,
+        let mut place = match (stream.nacked, refusal) {
+            (None, None) => Some(writer.admit(now)),
+            (Some(_), _) | (_, Some(_)) => None,
         };
         let number = place.as_ref().map_or(0, |(_, number)| *number);
         let mut gather = place.as_mut().map(|(batch, _)| Gather::new(batch, source.bytes()));
@@ -285,9 +301,9 @@ impl Intake {
             }
             received += 1;
             let Some(gather) = &mut gather else {
-                if let (Some(code), None) = (refusal, stream.nacked) {
+                if let (Some(Refusal { code, after_ms }), None) = (refusal, stream.nacked) {
                     stream.nacked = Some(code);
-                    Answer::nack(stream.next_seq, code, reply::RETRY_AFTER_MS).put(&mut session.outbox);
+                    Answer::nack(stream.next_seq, code, after_ms).put(&mut session.outbox);
                 }
                 tally.rejected[stream.nacked.expect("without a place there is a refusal") as usize] += 1;
                 stream.totals.rejected += 1;
@@ -365,16 +381,45 @@ impl Intake {
 
     /// A chunk arrives, that with what is unfinished has `len` bytes. Whether it is taken is decided once, for all of
     /// it: what it completes, holds and leaves behind goes into one batch, which has room for that.
-    pub(crate) fn begin_chunk(&mut self, len: usize) {
+    pub(crate) fn begin_chunk(&mut self, len: usize, now: Instant) {
         self.refusal = match self.writer.gate() {
-            Gate::Refuse(code) => Some(code),
+            Gate::Refuse(code) => Some(Refusal::new(code, self.writer.retry_after(now))),
             // A driver asks first; one that does not loses nothing, it is told to come back.
-            Gate::Wait => Some(Code::Overloaded),
+            Gate::Wait => Some(Refusal::new(Code::Overloaded, Duration::ZERO)),
             Gate::Open => {
                 self.writer.make_room(len, &mut self.producers);
                 None
             }
         };
+    }
+
+    /// Whether the lines of a session are refused because so many of those before them were bad.
+    pub(crate) fn refuse_garbage(&mut self, session: &mut Session, now: Instant) -> Option<Refusal> {
+        let breaker = session.line_breaker.as_mut()?;
+        breaker.handle_timeout(now);
+        let until = breaker.poll_timeout()?;
+        let refusal = Refusal::new(Code::CircuitOpen, until.saturating_duration_since(now));
+        self.refusal = Some(refusal);
+        Some(refusal)
+    }
+
+    /// Refuses lines of a plain session without looking at them.
+    pub(crate) fn refuse_unread(&mut self, session: &mut Session, lines: u64, refusal: Refusal) {
+        self.tally.received += lines;
+        self.tally.rejected[refusal.code as usize] += lines;
+        if let Mode::Plain(replies) = &mut session.mode {
+            replies.owe_errors(refusal.code, refusal.after_ms, lines);
+        }
+    }
+
+    /// Lines of a session that has a breaker were looked at: those since `before`.
+    pub(crate) fn count_garbage(&mut self, session: &mut Session, before: (u64, u64), now: Instant) {
+        let Some(breaker) = &mut session.line_breaker else { return };
+        let few = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let (received, bad) = (self.tally.received - before.0, self.tally.bad_lines() - before.1);
+        let opened = breaker.opened();
+        breaker.count(Calls { all: few(received), failed: few(bad), slow: 0 }, now);
+        self.tally.line_breakers_opened += breaker.opened() - opened;
     }
 
     /// Whether lines of a producer may be lost that were acknowledged at a weaker level than durable.

@@ -13,6 +13,7 @@ pub mod scan;
 
 mod batch;
 mod block;
+mod breaker;
 mod chain;
 mod deadline;
 mod door;
@@ -21,6 +22,7 @@ mod limits;
 mod member;
 mod memory;
 mod producer;
+mod quota;
 mod session;
 mod shard;
 mod slab;
@@ -29,6 +31,7 @@ mod transport;
 mod writer;
 
 pub use block::{Block, PAGE, Parts};
+pub use breaker::{BreakerLimits, BreakerState};
 pub use chain::SegmentId;
 pub use door::{Door, Full, Place, Tokens};
 pub use limits::Limits;

@@ -1,6 +1,7 @@
 //! Every bound of a shard, in one place, with the relations among them.
 
 use crate::block::{BLOCK_OVERHEAD_MAX, HEADROOM, PAGE};
+use crate::breaker::BreakerLimits;
 use crate::member::{SegmentFormat, packed_len_max};
 use crate::shard::HELLO_LEN_MAX;
 use crate::transport::GzipLimits;
@@ -42,8 +43,19 @@ pub struct Limits {
     /// Bytes that streaming connections of this shard may have sent ahead of what the shard wants, all together, beside
     /// one receive buffer each. (A driver that reads only what is wanted holds none.)
     pub hold_len_max: usize,
-    /// How long to wait after storage failed, before it is tried again.
+    /// How long to wait after no segment could be made, before it is tried again.
     pub storage_retry: Duration,
+    /// When writes and syncs are tried no more for a while.
+    pub storage_breaker: BreakerLimits,
+    /// When the lines of one connection are looked at no more for a while. `None`: never.
+    pub line_breaker: Option<BreakerLimits>,
+    /// How long a batch may take to become safe, beyond what the disk needs at least: where it takes longer, the shard
+    /// holds less, and clients wait with theirs.
+    pub hold_time: Duration,
+    /// A session that is over its share and has waited for room this long is told to come back.
+    pub wait_over_share: Duration,
+    /// A session that has waited for room this long is told to come back.
+    pub wait_max: Duration,
     /// Connections of the whole server.
     pub connections_max: usize,
     /// Connections of one address: an IPv4 address, or an IPv6 network of 64 bits.
@@ -101,6 +113,11 @@ impl Default for Limits {
             connections_max: 16 << 10,
             connections_per_address_max: 8 << 10,
             accept_rate: Some(4000),
+            storage_breaker: BreakerLimits::of_storage(),
+            line_breaker: None,
+            hold_time: Duration::from_millis(100),
+            wait_over_share: Duration::from_millis(500),
+            wait_max: Duration::from_millis(2000),
             sessions_max: 16 << 10,
             greeting_time: Some(Duration::from_secs(10)),
             line_time: Some(Duration::from_secs(30)),
@@ -147,6 +164,12 @@ impl Limits {
         )?;
         need(self.writes_max >= 1, "at least one write has to be allowed at a time".into())?;
         need((1..=64).contains(&self.depth_max), format!("depth {} is not within 1 and 64", self.depth_max))?;
+        need(
+            self.wait_max >= self.wait_over_share && self.wait_over_share >= Duration::from_millis(1),
+            "who is over its share waits a millisecond at least, and not longer than the others".into(),
+        )?;
+        self.storage_breaker.check()?;
+        self.line_breaker.as_ref().map_or(Ok(()), BreakerLimits::check)?;
         let segment_len_min = self.segment_len_min();
         need(
             self.segment_len >= segment_len_min,

@@ -1,7 +1,10 @@
 //! One connection: what is unfinished, what it is owed, and how it ends.
 
 use crate::deadline::{Clock, Late};
+use crate::breaker::Breaker;
+use crate::intake::Refusal;
 use crate::producer::ProducerId;
+use crate::quota::Usage;
 use crate::transport::Transport;
 use ringest_wire::answer::{Ack, Answer, Rejection, Totals};
 use ringest_wire::frame::Framer;
@@ -24,6 +27,14 @@ pub(crate) struct Session {
     pub(crate) stash: Vec<u8>,
     /// What it has done, and when.
     pub(crate) clock: Clock,
+    /// What it sent of late.
+    pub(crate) usage: Usage,
+    /// It waits for room since then.
+    pub(crate) waits_since: Option<Instant>,
+    /// It has waited too long, and what comes next of it is refused.
+    pub(crate) shed: Option<Shed>,
+    /// Whether its lines are worth looking at, where that is asked.
+    pub(crate) line_breaker: Option<Box<Breaker>>,
     /// One send is under way at a time, since then.
     pub(crate) sending_since: Option<Instant>,
     /// It is in the queue of those that may have something to send.
@@ -65,6 +76,14 @@ pub(crate) enum Mode {
     Stream(Box<Stream>),
 }
 
+/// The end of waiting in vain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shed {
+    pub(crate) refusal: Refusal,
+    /// When that was used. What the driver holds of it is dropped at that time, too.
+    pub(crate) used_at: Option<Instant>,
+}
+
 /// What one step of answering may use.
 pub(crate) struct Budget {
     /// The highest batch for which the session's ack level holds.
@@ -84,6 +103,10 @@ impl Session {
             farewell: None,
             stash: Vec::new(),
             clock: Clock::new(now),
+            usage: Usage::default(),
+            waits_since: None,
+            shed: None,
+            line_breaker: None,
             sending_since: None,
             is_ready: false,
             is_stalled: false,
@@ -243,9 +266,14 @@ impl Replies {
         self.owe(ReplyRun { batch, count, error: None });
     }
 
+    /// `count` lines were refused unread.
+    pub(crate) fn owe_errors(&mut self, code: Code, at: u32, count: u64) {
+        self.owe(ReplyRun { batch: 0, count, error: Some((code, at)) });
+    }
+
     /// One line was refused. Its reply waits for those before it, not for any batch.
     pub(crate) fn owe_error(&mut self, code: Code, at: u32) {
-        self.owe(ReplyRun { batch: 0, count: 1, error: Some((code, at)) });
+        self.owe_errors(code, at, 1);
     }
 
     fn owe(&mut self, run: ReplyRun) {

@@ -9,16 +9,18 @@
 //! told [`Action::ResumeDatagrams`]; what it has taken from the kernel by the time of a drain it hands over before that.
 
 use crate::block::Block;
+use crate::breaker::{Breaker, BreakerState};
 use crate::chain::SegmentId;
 use crate::deadline::{self, Late, SWEEP_GAP, SWEEP_LATE_MAX};
 use crate::door::{Door, Full, Pace, Place};
-use crate::intake::{Intake, Pause, Source};
+use crate::intake::{Intake, Pause, Refusal, Source};
 use crate::limits::Limits;
 use crate::member::SegmentFormat;
 use crate::memory::{SPARE_SENDS_MAX, spare_send_len_max};
 use crate::parse::Parser;
 use crate::producer::{ProducerState, Producers, home_shard};
-use crate::session::{Budget, Handshake, Mode, OUTBOX_STOP_LEN, Replies, Session, Stream};
+use crate::quota::{self, Line, Shares};
+use crate::session::{Budget, Handshake, Mode, OUTBOX_STOP_LEN, Replies, Session, Shed, Stream};
 use crate::slab::{SessionId, Slab};
 use crate::tally::Tally;
 use crate::transport::{Decoded, Opening, Transport, Unpacker};
@@ -32,7 +34,7 @@ use rustls::ServerConfig;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Names one shard of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -159,7 +161,12 @@ pub struct Shard {
     /// Those that may have something to send, each once.
     ready: VecDeque<SessionId>,
     /// Those that wait for room in the writer, each once.
-    queue: VecDeque<SessionId>,
+    queue: Line,
+    /// When to look for those that have waited too long.
+    line_check_at: Option<Instant>,
+    /// No connection is taken before.
+    shut_until: Option<Instant>,
+    shares: Shares,
     /// The last of them that was let on.
     called: Option<SessionId>,
     /// The driver holds datagrams back and waits for a `ResumeDatagrams`.
@@ -209,14 +216,17 @@ impl Shard {
                 min_level: config.min_level,
                 parser: Parser::new(limits.line_len_max, limits.depth_max),
                 producers: Producers::new(limits.producers_max, config.producers.clone(), config.away.clone()),
-                writer: Writer::new(limits, config.shard, retain, config.format, config.first_segment),
+                writer: Writer::new(limits, config.shard, retain, config.format, config.first_segment, now),
                 tally: Tally::new(),
                 limits: limits.clone(),
                 refusal: None,
             },
             sessions: Slab::new(),
             ready: VecDeque::new(),
-            queue: VecDeque::new(),
+            queue: Line::default(),
+            line_check_at: None,
+            shut_until: None,
+            shares: Shares::new(now),
             called: None,
             datagrams_stalled: false,
             datagrams_called: false,
@@ -240,9 +250,10 @@ impl Shard {
         })
     }
 
-    /// When the next waiting connection may be accepted, if that is not now.
+    /// When the next waiting connection may be accepted, if that is not now: there have been too many of late, or sessions had
+    /// to be told to come back although none of them had more than its share, so further ones would fare no better.
     pub fn accept_at(&self, now: Instant) -> Option<Instant> {
-        self.pace.wait_until(now)
+        self.pace.wait_until(now).max(self.shut_until.filter(|until| *until > now))
     }
 
     /// A connection was accepted. Its place is to be kept for as long as its descriptor is open.
@@ -270,9 +281,16 @@ impl Shard {
             return None;
         }
         self.intake.tally.sessions += 1;
-        let session = Session::new(self.intake.limits.line_len_max, self.config.ack, now);
+        let session = self.new_session();
         self.expect_late(&session);
         Some(self.sessions.insert(session))
+    }
+
+    fn new_session(&self) -> Session {
+        let mut session = Session::new(self.intake.limits.line_len_max, self.config.ack, self.now);
+        let line_breaker = self.intake.limits.line_breaker.clone();
+        session.line_breaker = line_breaker.map(|limits| Box::new(Breaker::new(limits, self.now)));
+        session
     }
 
     /// A connection arrived that another shard began with. It was let in there, so it is here; where there are as many as may
@@ -280,7 +298,7 @@ impl Shard {
     pub fn handle_handover(&mut self, handover: Handover, now: Instant) -> SessionId {
         self.now = now;
         let is_full = self.sessions.len() >= self.intake.limits.sessions_max;
-        let id = self.sessions.insert(Session::new(self.intake.limits.line_len_max, self.config.ack, now));
+        let id = self.sessions.insert(self.new_session());
         let Handover { received, transport } = handover;
         self.with_session(id, |shard, session| {
             session.transport = transport;
@@ -318,11 +336,20 @@ impl Shard {
             session.is_stalled = true;
             return false;
         }
-        // A session that asks while others wait queues behind them; otherwise early askers would take all of the room.
-        let is_free = self.queue.is_empty() && !self.datagrams_stalled;
+        if let Some(shed) = session.shed {
+            if shed.used_at.is_none_or(|at| at == self.now) {
+                return true; // It is refused.
+            }
+            session.shed = None;
+        }
+        // Who comes by while others wait has to wait behind them, or those that come by first get all of the room.
+        let is_free = !self.datagrams_stalled && self.queue.is_clear_for(&session.usage);
         let is_its_turn = is_free || self.called == Some(id);
         if self.intake.writer.gate() == Gate::Wait || !is_its_turn {
             session.is_stalled = true;
+            session.waits_since.get_or_insert(self.now);
+            self.shares.handle_sent(&mut session.usage, 0, self.now);
+            self.line_check_at.get_or_insert(self.now + limits.wait_over_share);
             self.enqueue(id);
             return false;
         }
@@ -380,9 +407,9 @@ impl Shard {
 
     fn begin_datagram(&mut self, len: usize) -> &mut Intake {
         self.intake.tally.udp_datagrams += 1;
-        self.intake.begin_chunk(len + 1);
+        self.intake.begin_chunk(len + 1, self.now);
         if self.is_draining {
-            self.intake.refusal = Some(Code::ShuttingDown);
+            self.intake.refusal = Some(Refusal::new(Code::ShuttingDown, Duration::ZERO));
         }
         &mut self.intake
     }
@@ -424,6 +451,8 @@ impl Shard {
         self.now = now;
         let Intake { writer, tally, .. } = &mut self.intake;
         writer.handle_written(block, outcome, now, tally, &mut self.woken);
+        tally.storage_breaker_opened = writer.breaker().1;
+        self.shares.handle_stored(writer.take_released(), now);
         self.wake();
     }
 
@@ -432,6 +461,8 @@ impl Shard {
         self.now = now;
         let Intake { writer, tally, .. } = &mut self.intake;
         writer.handle_synced(segment, outcome, now, tally, &mut self.woken);
+        tally.storage_breaker_opened = writer.breaker().1;
+        self.shares.handle_stored(writer.take_released(), now);
         self.wake();
     }
 
@@ -448,6 +479,9 @@ impl Shard {
         self.intake.writer.handle_timeout(now);
         self.decode_budget = self.intake.limits.decode_len_max;
         self.handshake_starts = self.intake.limits.handshake_starts_max;
+        if self.line_check_at.is_some_and(|at| now >= at) {
+            self.shed_overdue(now);
+        }
         if let Some(at) = self.sweep_at.filter(|at| now >= *at) {
             self.sweep_at = None;
             self.sweep(at, now);
@@ -480,7 +514,7 @@ impl Shard {
             if let Some(action) = self.actions.pop_front() {
                 return Some(action);
             }
-            if let Some(action) = self.intake.writer.poll(&mut self.intake.producers) {
+            if let Some(action) = self.intake.writer.poll(&mut self.intake.producers, self.now) {
                 return Some(action);
             }
             // Not before it is polled: the slot must not have its next tenant while the driver holds the last.
@@ -502,7 +536,7 @@ impl Shard {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let must_wait = self.must_wait_to_decode() || (self.handshake_starts == 0 && !self.lobby.is_empty());
         let decode_at = must_wait.then_some(self.now);
-        [self.intake.writer.poll_timeout(), self.sweep_at, decode_at].into_iter().flatten().min()
+        [self.intake.writer.poll_timeout(), self.line_check_at, self.sweep_at, decode_at].into_iter().flatten().min()
     }
 
     /// The books.
@@ -513,6 +547,11 @@ impl Shard {
     /// Records between admission and the end of their write.
     pub fn in_flight(&self) -> u64 {
         self.intake.writer.rows_in_flight()
+    }
+
+    /// What the breaker around storage says.
+    pub fn breaker(&self) -> BreakerState {
+        self.intake.writer.breaker().0
     }
 
     /// Connections.
@@ -658,7 +697,7 @@ impl Shard {
             && session.handshake != Handshake::Waiting
             && !session.is_backed_up()
             && !session.owes_too_much(limits.owed_lines_max, limits.owed_runs_max)
-            && self.intake.writer.gate() != Gate::Wait
+            && (session.shed.is_some() || self.intake.writer.gate() != Gate::Wait)
     }
 
     /// Whether somebody could go on decoding, and has to wait for the next turn.
@@ -670,7 +709,7 @@ impl Shard {
     fn end(&mut self, id: SessionId, session: &mut Session) {
         let mut framer = std::mem::take(&mut session.framer);
         let stash = std::mem::take(&mut session.stash);
-        self.intake.begin_chunk(framer.held() + stash.len() + 1);
+        self.intake.begin_chunk(framer.held() + stash.len() + 1, self.now);
         if !stash.is_empty() {
             session.mode = Mode::Plain(Replies::default()); // A first line that might have become a hello.
             self.take_single(id, session, trim_cr(&stash));
@@ -691,7 +730,7 @@ impl Shard {
             }
             match session.mode {
                 Mode::Plain(_) | Mode::Muted => {
-                    self.intake.begin_chunk(0);
+                    self.intake.begin_chunk(0, self.now);
                     self.take(id, session, Source::refused(code, 0));
                 }
                 Mode::Fresh | Mode::Moving | Mode::Joining(_) | Mode::Stream(_) => {
@@ -780,9 +819,19 @@ impl Shard {
     fn feed_lines(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
         let limit = u32::try_from(self.intake.limits.line_len_max).unwrap_or(u32::MAX);
         let mut framer = std::mem::take(&mut session.framer);
-        self.intake.begin_chunk(framer.held() + chunk.len());
+        self.intake.begin_chunk(framer.held() + chunk.len(), self.now);
+        self.take_turn(session, chunk.len());
+        let garbage = self.intake.refuse_garbage(session, self.now);
+        let before =
+            session.line_breaker.is_some().then(|| (self.intake.tally.received, self.intake.tally.bad_lines()));
         let split = framer.split(chunk);
         let is_line_complete = matches!(split.head, Head::Line(_)) || !split.body.is_empty();
+        if let (Some(refusal), Mode::Plain(_) | Mode::Muted) = (garbage, &session.mode) {
+            self.intake.refuse_unread(session, split.lines(), refusal);
+            session.clock.hear(is_line_complete, framer.is_unfinished(), self.now);
+            session.framer = framer;
+            return;
+        }
         match split.head {
             Head::None => {}
             Head::Line(line) => self.take_single(id, session, line),
@@ -807,7 +856,30 @@ impl Shard {
             self.take(id, session, Source::refused(Code::LineTooLong, limit));
         }
         session.clock.hear(is_line_complete, framer.is_unfinished(), self.now);
+        if let (Some(before), None) = (before, garbage) {
+            self.intake.count_garbage(session, before, self.now);
+        }
         session.framer = framer;
+    }
+
+    /// A chunk of a session is looked at. If there is no room, because the session has waited too long, it is told that.
+    fn take_turn(&mut self, session: &mut Session, len: usize) {
+        match (&mut session.shed, &mut self.intake.refusal) {
+            (Some(shed), Some(refusal)) if refusal.code == Code::Overloaded => {
+                shed.used_at = Some(self.now);
+                *refusal = shed.refusal;
+            }
+            (shed, _) => *shed = None,
+        }
+        if self.intake.refusal.is_none() {
+            session.waits_since = None;
+            self.shares.handle_sent(&mut session.usage, len, self.now);
+            self.queue.handle_served(&mut session.usage, len);
+            // One chunk each, while others wait.
+            self.called = self.called.filter(|_| self.queue.is_empty());
+        } else if session.shed.is_some() {
+            session.waits_since = None;
+        }
     }
 
     fn take_single(&mut self, id: SessionId, session: &mut Session, line: &[u8]) {
@@ -970,13 +1042,58 @@ impl Shard {
         if self.must_wait_to_decode() {
             return false;
         }
-        let Some(id) = self.queue.pop_front() else { return false };
+        let Some(id) = self.queue.pop() else { return false };
         let Some(session) = self.sessions.get_mut(id) else {
             return true;
         };
         session.is_queued = false;
         self.datagrams_called = false;
+        self.feed_stashed(id);
+        self.unstall(id);
+        true
+    }
+
+    /// Tells those that have waited too long to come back later: first those that are over their share, then all. Plain
+    /// connections wait on: their clients cannot be told without losing the lines that are on their way.
+    fn shed_overdue(&mut self, now: Instant) {
+        self.line_check_at = None;
+        if self.is_draining {
+            return;
+        }
+        let Limits { wait_over_share, wait_max, .. } = self.intake.limits;
+        let mut shed = Vec::new();
+        for id in self.queue.iter() {
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            let Some(since) = session.waits_since else { continue };
+            let waited = now.saturating_duration_since(since);
+            let is_over = waited >= wait_over_share && self.shares.is_over(&session.usage, now);
+            if matches!(session.mode, Mode::Stream(_)) && (is_over || waited >= wait_max) {
+                let code = if waited >= wait_max { Code::Overloaded } else { Code::QuotaExceeded };
+                let time = waited.as_nanos() as u64;
+                let refusal = Refusal::new(code, quota::retry_after(waited, id.token(), time));
+                session.shed = Some(Shed { refusal, used_at: None });
+                session.is_queued = false;
+                shed.push(id);
+                self.intake.tally.shed_over_share += u64::from(code == Code::QuotaExceeded);
+                self.intake.tally.shed_overdue += u64::from(code == Code::Overloaded);
+                if code == Code::Overloaded {
+                    self.shut_until = Some(now + wait_max);
+                }
+            }
+            self.line_check_at = Some(now + wait_over_share / 4);
+        }
+        let Shard { queue, sessions, .. } = self;
+        queue.retain(|id| sessions.get(id).is_some_and(|session| session.is_queued));
+        for id in shed {
+            self.feed_stashed(id);
+            self.unstall(id);
+        }
+    }
+
+    /// Goes on with what was received of a session and not looked at.
+    fn feed_stashed(&mut self, id: SessionId) {
         let limits = &self.intake.limits;
+        let Some(session) = self.sessions.get_mut(id) else { return };
         if session.has_lines_stashed()
             && !self.is_draining
             && !session.owes_too_much(limits.owed_lines_max, limits.owed_runs_max)
@@ -987,8 +1104,6 @@ impl Shard {
         if self.sessions.get(id).is_some_and(|session| session.is_behind() && self.may_decode(session)) {
             self.with_session(id, |shard, session| shard.decode(id, session, &[]));
         }
-        self.unstall(id);
-        true
     }
 
     /// Tells the driver to go on with a session, if it was told to stop and the reason is gone.
@@ -1155,7 +1270,7 @@ impl Shard {
             && !session.is_queued
         {
             session.is_queued = true;
-            self.queue.push_back(id);
+            self.queue.push(id, &session.usage);
         }
     }
 

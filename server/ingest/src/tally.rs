@@ -1,6 +1,6 @@
 //! The shard's books.
 
-use ringest_wire::Code;
+use ringest_wire::{Class, Code};
 
 /// What became of every line. The books close:
 /// `received = stored + filtered + duplicate + rejected + in flight`, exactly, whenever a shard has been polled dry.
@@ -28,6 +28,14 @@ pub struct Tally {
     pub syncs: u64,
     /// Writes and syncs that failed.
     pub storage_failures: u64,
+    /// How often the breaker around storage opened.
+    pub storage_breaker_opened: u64,
+    /// How often a breaker around the lines of a connection opened.
+    pub line_breakers_opened: u64,
+    /// How often a session that was over its share was told to come back, because it had waited for room.
+    pub shed_over_share: u64,
+    /// How often a session was told to come back, because it had waited for room for too long.
+    pub shed_overdue: u64,
     /// Connections taken over their life.
     pub sessions: u64,
     /// Connections refused because there were as many as may be.
@@ -65,6 +73,10 @@ impl Tally {
             blocks: 0,
             syncs: 0,
             storage_failures: 0,
+            storage_breaker_opened: 0,
+            line_breakers_opened: 0,
+            shed_over_share: 0,
+            shed_overdue: 0,
             sessions: 0,
             refused_full: 0,
             refused_address: 0,
@@ -81,6 +93,12 @@ impl Tally {
     /// Lines refused, for any reason.
     pub fn rejected_total(&self) -> u64 {
         self.rejected.iter().sum()
+    }
+
+    /// Lines that will never be taken, whenever they come.
+    pub(crate) fn bad_lines(&self) -> u64 {
+        let bad = Code::ALL.into_iter().filter(|code| code.class() == Class::Final);
+        bad.map(|code| self.rejected[code as usize]).sum()
     }
 
     /// Whether the books close with so many records between admission and the end of their write.

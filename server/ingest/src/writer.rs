@@ -7,10 +7,12 @@
 //!
 //! The first write or sync that fails ends its segment: it is never written or synced again, because a kernel may
 //! report success the second time without having stored anything. What is not yet safe is still in memory, and is
-//! written to a new segment, from where alone it can be acknowledged.
+//! written to a new segment, from where alone it can be acknowledged. The next failure opens the breaker: nothing more
+//! is admitted, and what is in memory waits until it may be tried again.
 
 use crate::batch::{Arena, Batch, Run};
 use crate::block::{Block, Records};
+use crate::breaker::{Breaker, BreakerState, Outcome};
 use crate::chain::{Chain, Closing, Ending, Next, Room, SegmentId, Snapshot};
 use crate::limits::Limits;
 use crate::member::{Press, SegmentFormat, packed_len_max};
@@ -20,7 +22,7 @@ use crate::slab::SessionId;
 use crate::tally::Tally;
 use ringest_wire::{AckLevel, Code};
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Whether the writer can take a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +68,19 @@ pub(crate) struct Writer {
     pub(crate) chain: Chain,
     /// A write or sync failed; what is under way has to come back before the rest is written elsewhere.
     broken: bool,
-    /// Failures without a success since.
-    failures: u32,
+    /// Bytes of the sealed batches.
+    held_len: usize,
+    /// So many of them, and no chunk is taken any more. Follows how long batches take.
+    held_max: usize,
+    /// The shortest time that a batch took in this period and in the one before, and when this one began.
+    least_age: [Duration; 2],
+    period_began: Instant,
+    /// Bytes that became safe, since they were last asked for.
+    released: u64,
+    /// Whether storage is worth another try: every write and sync is a call of it.
+    breaker: Breaker,
+    /// It failed again: what is in memory waits until the breaker lets it be tried.
+    waits: bool,
     draining: bool,
     rows_in_flight: u64,
 }
@@ -76,6 +89,7 @@ pub(crate) struct Writer {
 #[derive(Clone, Copy, Debug)]
 struct Syncing {
     segment: SegmentId,
+    issued_at: Instant,
     /// It covers every batch of the segment up to this number.
     upto: u64,
     /// It covers the segment's last line.
@@ -90,6 +104,11 @@ struct Flight {
     written: bool,
     /// Where it was sent: segment and offset. `None` until then, and again once that segment has failed.
     place: Option<(SegmentId, u64)>,
+    /// Bytes of its records, as they were sent.
+    len: usize,
+    opened_at: Instant,
+    /// When the driver was last given it.
+    issued_at: Instant,
     rows: u32,
     sync_only: bool,
     sessions: Vec<SessionId>,
@@ -102,6 +121,7 @@ impl Writer {
         retain: bool,
         format: SegmentFormat,
         first: SegmentId,
+        now: Instant,
     ) -> Writer {
         let batches = limits.batches;
         let (press, body_len_max) = match format {
@@ -128,7 +148,14 @@ impl Writer {
             syncing: None,
             chain: Chain::new(shard, format, limits.segment_len, first),
             broken: false,
-            failures: 0,
+            held_len: 0,
+            // A disk that is fast doubles it in three syncs.
+            held_max: (batches / 4).max(1) * limits.batch_len_max,
+            least_age: [Duration::MAX; 2],
+            period_began: now,
+            released: 0,
+            breaker: Breaker::new(limits.storage_breaker.clone(), now),
+            waits: false,
             draining: false,
             rows_in_flight: 0,
             limits: limits.clone(),
@@ -137,14 +164,22 @@ impl Writer {
 
     /// Whether a whole chunk can be admitted now.
     pub(crate) fn gate(&self) -> Gate {
-        if self.failures >= FAILURES_MAX {
-            return Gate::Refuse(Code::StorageError);
+        if self.breaker.state() == BreakerState::Open {
+            // The cause is named where it is known.
+            return Gate::Refuse(if self.breaker.is_failing() { Code::StorageError } else { Code::CircuitOpen });
         }
         if self.broken {
             return Gate::Wait;
         }
         if self.open.as_ref().is_some_and(|open| self.takes_chunk(open)) {
             return Gate::Open;
+        }
+        if self.held_len >= self.held_max {
+            return Gate::Wait;
+        }
+        let held = self.flights.len() + usize::from(self.open.is_some());
+        if self.breaker.state() == BreakerState::HalfOpen && held >= self.breaker.permitted_in_half_open() {
+            return Gate::Wait;
         }
         let unplaced = self.flights.len() - self.issued + usize::from(self.open.is_some());
         match self.chain.room(unplaced + 1, self.limits.block_len_max()) {
@@ -255,7 +290,7 @@ impl Writer {
             Next::Failed { retry_at, .. } => Some(retry_at),
             _ => None,
         };
-        [linger, retry].into_iter().flatten().min()
+        [linger, retry, self.breaker.poll_timeout()].into_iter().flatten().min()
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
@@ -266,10 +301,8 @@ impl Writer {
             open.due = true;
         }
         self.chain.handle_timeout(now);
-        if self.chain.next == Next::Absent && self.failures >= FAILURES_MAX {
-            // One more try: if it fails, the shard goes back to refusing.
-            self.failures = FAILURES_MAX - 1;
-        }
+        self.breaker.handle_timeout(now);
+        self.waits &= self.breaker.state() == BreakerState::Open;
     }
 
     /// No more records will come: everything is to be made durable, and the segments to be closed.
@@ -284,9 +317,10 @@ impl Writer {
     }
 
     /// What to do next, or `None` until something has happened.
-    pub(crate) fn poll(&mut self, producers: &mut Producers) -> Option<Action> {
+    pub(crate) fn poll(&mut self, producers: &mut Producers, now: Instant) -> Option<Action> {
         let unplaced = self.open.is_some() || self.issued < self.flights.len();
-        if (!self.draining || unplaced)
+        if !self.waits
+            && (!self.draining || unplaced)
             && let Some(id) = self.chain.poll_open()
         {
             return Some(Action::Open(id));
@@ -294,15 +328,17 @@ impl Writer {
         if self.should_seal() {
             self.seal(producers);
         }
-        if !self.broken {
-            if let Some(block) = self.next_write(producers) {
+        if !self.broken && !self.waits {
+            if let Some(block) = self.next_write(producers, now) {
                 return Some(Action::Write(block));
             }
-            if let Some(segment) = self.next_sync() {
+            if let Some(segment) = self.next_sync(now) {
                 return Some(Action::Sync(segment));
             }
         }
-        let Closing { segment, len, producers } = self.chain.poll_close(self.durable)?;
+        // What was let go of and may be lost is waited for in vain.
+        let settled = self.doubtful.map_or(self.durable, |(_, upto)| self.durable.max(upto));
+        let Closing { segment, len, producers } = self.chain.poll_close(settled)?;
         // Where batches may be lost that were let go of, only the disk knows where producers stand.
         let producers = producers.filter(|_| self.doubtful.is_none());
         Some(Action::CloseSegment { segment, len, producers })
@@ -328,7 +364,7 @@ impl Writer {
         let number = self.open_number;
         self.open_number += 1;
         let sync_only = open.sync_awaited && !open.write_awaited;
-        let Batch { arena, len, rows, crc, mut runs, sessions, .. } = open;
+        let Batch { arena, len, rows, crc, mut runs, sessions, opened_at, .. } = open;
         let block = Block::seal(number, arena, Records { len, rows, crc }, &runs, producers, self.press.as_mut());
         for run in runs.drain(..) {
             if let Some(producer) = run.producer {
@@ -336,18 +372,22 @@ impl Writer {
             }
         }
         self.spare_runs.push(runs);
+        self.held_len += len;
         self.flights.push_back(Flight {
             number,
             block: Some(block),
             written: false,
             place: None,
+            len,
+            issued_at: opened_at,
+            opened_at,
             rows,
             sync_only,
             sessions,
         });
     }
 
-    fn next_write(&mut self, producers: &Producers) -> Option<Block> {
+    fn next_write(&mut self, producers: &Producers, now: Instant) -> Option<Block> {
         if self.writes >= self.limits.writes_max {
             return None;
         }
@@ -358,7 +398,7 @@ impl Writer {
             let flight = &mut self.flights[self.issued];
             let mut block = flight.block.take().expect("a block that was not issued is here");
             block.address(id, offset, &segment_line, self.limits.paged_len_min);
-            (flight.place, flight.written) = (Some((id, offset)), false);
+            (flight.place, flight.written, flight.issued_at) = (Some((id, offset)), false, now);
             let segment = self.chain.get_mut(id).expect("the segment was just placed");
             segment.end += block.len() as u64;
             segment.rows += u64::from(block.rows);
@@ -398,6 +438,7 @@ impl Writer {
         let segment = self.chain.get_mut(segment_id).expect("a segment lives while it is written");
         segment.writes -= 1;
         segment.failed |= failed;
+        let mut issued_at = now;
         if number == 0 {
             segment.ending = Ending::Written;
         } else {
@@ -405,15 +446,16 @@ impl Writer {
             let flight = &mut self.flights[(number - front) as usize];
             flight.written = !failed;
             flight.block = Some(block);
+            issued_at = flight.issued_at;
         }
         match outcome {
             Ok(()) => {
-                if !self.retain {
-                    self.failures = 0; // Nothing but a write is promised, so a write is a success.
-                }
-                self.advance_written(tally, woken);
+                // Where nothing but a write is promised, a write is proof.
+                let outcome = if self.retain { Outcome::Passed } else { Outcome::Proven };
+                self.record(outcome, issued_at, now);
+                self.advance_written(now, tally, woken);
             }
-            Err(fault) => self.fail(fault, now, tally),
+            Err(Fault::Full | Fault::Broken) => self.fail(issued_at, now, tally),
         }
         self.mend();
     }
@@ -427,25 +469,26 @@ impl Writer {
         tally: &mut Tally,
         woken: &mut Vec<SessionId>,
     ) {
-        let Syncing { segment, upto, is_last } = self.syncing.take().expect("a sync that completes was under way");
+        let Syncing { segment, issued_at, upto, is_last } =
+            self.syncing.take().expect("a sync that completes was under way");
         assert_eq!(segment, segment_id, "one sync is under way at a time");
         let segment = self.chain.get_mut(segment_id).expect("a segment lives while it is synced");
         match outcome {
             Ok(()) => {
                 tally.syncs += 1;
-                self.failures = 0;
                 if is_last {
                     segment.ending = Ending::Synced;
                 }
                 self.chain.handle_synced(segment_id);
                 self.durable = self.durable.max(upto);
                 let durable = self.durable;
+                self.record(Outcome::Proven, issued_at, now);
                 woken.extend(self.sync_waiters.extract_if(.., |(number, _)| *number <= durable).map(|(_, id)| id));
-                self.release(woken);
+                self.release(now, woken);
             }
-            Err(fault) => {
+            Err(Fault::Full | Fault::Broken) => {
                 segment.failed = true;
-                self.fail(fault, now, tally);
+                self.fail(issued_at, now, tally);
             }
         }
         self.mend();
@@ -460,7 +503,7 @@ impl Writer {
         self.chain.handle_opened(id, outcome);
     }
 
-    fn next_sync(&mut self) -> Option<SegmentId> {
+    fn next_sync(&mut self, now: Instant) -> Option<SegmentId> {
         if self.syncing.is_some() {
             return None;
         }
@@ -469,16 +512,18 @@ impl Writer {
         let upto = safe_prefix.min(segment.last_number);
         let ended = segment.ending == Ending::Written && segment.writes == 0 && upto == segment.last_number;
         // Blocks that nobody waits for are kept until they are synced too, so memory may have to be won back.
-        let is_short = self.retain && self.spares.len() < self.limits.batches / 2;
+        let is_full = self.spares.len() < self.limits.batches / 2 || self.held_len >= self.held_max / 2;
+        let is_short = self.retain && is_full;
         let covers = upto > self.durable && upto >= segment.first_number;
-        let wanted = covers && (self.durable_wanted > self.durable || self.draining || is_short);
+        let is_probe = self.retain && self.breaker.state() == BreakerState::HalfOpen;
+        let wanted = covers && (self.durable_wanted > self.durable || self.draining || is_short || is_probe);
         // A retired segment is synced once, when its last line is written.
         let due = if segment.ending == Ending::Open { wanted } else { ended };
         if !due {
             return None;
         }
         let id = segment.id;
-        self.syncing = Some(Syncing { segment: id, upto, is_last: ended });
+        self.syncing = Some(Syncing { segment: id, issued_at: now, upto, is_last: ended });
         Some(id)
     }
 
@@ -491,7 +536,7 @@ impl Writer {
         }
     }
 
-    fn advance_written(&mut self, tally: &mut Tally, woken: &mut Vec<SessionId>) {
+    fn advance_written(&mut self, now: Instant, tally: &mut Tally, woken: &mut Vec<SessionId>) {
         let Some(front) = self.flights.front().map(|flight| flight.number) else {
             return;
         };
@@ -513,33 +558,82 @@ impl Writer {
                 woken.extend_from_slice(&flight.sessions);
             }
         }
-        self.release(woken);
+        self.release(now, woken);
     }
 
     /// Lets go of what is safe.
-    fn release(&mut self, woken: &mut Vec<SessionId>) {
+    fn release(&mut self, now: Instant, woken: &mut Vec<SessionId>) {
+        let held_len = self.held_len;
+        let mut oldest = None;
         let safe = if self.retain { self.durable } else { self.written };
         while self.flights.front().is_some_and(|flight| flight.number <= safe && flight.written) {
             let mut flight = self.flights.pop_front().expect("just seen");
             self.issued -= 1;
             woken.append(&mut flight.sessions);
             self.spare_sessions.push(flight.sessions);
-            self.spares.push(flight.block.expect("a written block is here").arena);
+            let block = flight.block.expect("a written block is here");
+            self.held_len -= flight.len;
+            self.released += flight.len as u64;
+            oldest.get_or_insert(flight.opened_at);
+            self.spares.push(block.arena);
+        }
+        if let Some(oldest) = oldest {
+            self.pace(now.saturating_duration_since(oldest), held_len, now);
         }
     }
 
-    fn fail(&mut self, fault: Fault, now: Instant, tally: &mut Tally) {
+    /// Batches took so long, with so many bytes in front of the disk. Holding more than the disk takes in a while makes
+    /// nothing faster, and everybody behind it waits.
+    fn pace(&mut self, age: Duration, held_len: usize, now: Instant) {
+        if now >= self.period_began + PERIOD {
+            (self.period_began, self.least_age) = (now, [Duration::MAX, self.least_age[0]]);
+        }
+        self.least_age[0] = self.least_age[0].min(age);
+        // What the disk takes for little is no queue.
+        let goal = self.limits.hold_time + self.least_age[0].min(self.least_age[1]) * 2;
+        let most = self.limits.batches * self.limits.batch_len_max;
+        if age > goal {
+            let fits = held_len as u128 * goal.as_nanos() / age.as_nanos();
+            self.held_max = usize::try_from(fits).unwrap_or(most).clamp(self.limits.batch_len_max, self.held_max);
+        } else if held_len >= self.held_max / 2 {
+            self.held_max = (self.held_max + self.held_max / 4).min(most);
+        }
+    }
+
+    /// Bytes that became safe since this was last asked.
+    pub(crate) fn take_released(&mut self) -> u64 {
+        std::mem::take(&mut self.released)
+    }
+
+    fn fail(&mut self, issued_at: Instant, now: Instant, tally: &mut Tally) {
         tally.storage_failures += 1;
+        self.record(Outcome::Failed, issued_at, now);
+        self.broken = true;
+        // The next segment is kept for the next try: an empty one that was left between two others and came back with
+        // a power cut would look like lost blocks, and recovery believes nothing behind those.
+        self.waits = self.breaker.state() == BreakerState::Open;
+    }
+
+    /// Counts a call. What comes back behind a failure, until all of it is back, belongs to that failure.
+    fn record(&mut self, outcome: Outcome, issued_at: Instant, now: Instant) {
         if !self.broken {
-            self.broken = true;
-            self.failures += 1;
+            self.breaker.record(outcome, now.saturating_duration_since(issued_at), now);
         }
-        if self.failures >= FAILURES_MAX {
-            if let Next::Ready(id) = self.chain.next {
-                self.chain.give_back(id);
-            }
-            self.chain.next = Next::Failed { code: fault.code(), retry_at: now + self.limits.storage_retry };
-        }
+    }
+
+    /// What the breaker says, and how often it has opened.
+    pub(crate) fn breaker(&self) -> (BreakerState, u64) {
+        (self.breaker.state(), self.breaker.opened())
+    }
+
+    /// How long a refusal by the [`gate`](Self::gate) will last at least.
+    pub(crate) fn retry_after(&self, now: Instant) -> Duration {
+        let retry_at = match self.chain.next {
+            Next::Failed { retry_at, .. } => Some(retry_at),
+            Next::Absent | Next::Opening(_) | Next::Ready(_) => None,
+        };
+        let at = self.breaker.poll_timeout().max(retry_at);
+        at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
     }
 
     /// Once nothing is under way on a failed segment, sends what is not safe to a new one.
@@ -587,5 +681,5 @@ impl Writer {
     }
 }
 
-/// Failures without a success in between, after which a shard refuses lines.
-const FAILURES_MAX: u32 = 2;
+/// How long the least that a batch took is remembered, and once more.
+const PERIOD: Duration = Duration::from_secs(10);

@@ -468,6 +468,7 @@ impl Epoll {
             setup: "level-triggered, files on a writer thread".into(),
             counters: self.counters.to_string(),
             drained: self.shard.is_drained(),
+            breaker: self.shard.breaker(),
         }
     }
 }

@@ -759,6 +759,7 @@ impl Uring {
             setup: self.ring.setup().to_string(),
             counters: self.ring.stats().to_string(),
             drained: self.shard.is_drained(),
+            breaker: self.shard.breaker(),
         }
     }
 }

@@ -158,6 +158,36 @@ on_each_backend!(descriptors_come_back_after_a_flood_of_connections, |setup: Set
     setup.assert_verified();
 });
 
+on_each_backend!(a_connection_of_garbage_is_refused_unread_and_its_neighbours_are_not, |setup: Setup| {
+    let server = setup.env("CIRCUIT_BREAKER_ENABLED", "true").start();
+    let (mut garbage, mut other) = (server.connect(), server.connect());
+    let mut session = server.connect();
+    session.hello(r#""producer":"garbage""#);
+    for client in [&mut garbage, &mut session] {
+        client.send("no\n".repeat(200));
+    }
+    assert!(garbage.lines(200).iter().all(|line| json(line)["message"] == "invalid JSON"));
+    let refused = json(&garbage.ask(record("garbage", 1)));
+    assert_eq!((&refused["message"], &refused["code"]), (&"circuit open".into(), &"circuit_open".into()), "{refused}");
+    assert!((250..=10_000).contains(&refused["retry_after_ms"].as_u64().unwrap()), "{refused}");
+    assert_eq!(json(&garbage.ask("no"))["code"], "circuit_open", "it is not looked at");
+    session.settled(200);
+    let nack = json(&session.ask(record("garbage", 1)));
+    assert_eq!((&nack["$nack"]["code"], &nack["$nack"]["from"]), (&"circuit_open".into(), &201.into()), "{nack}");
+    assert_eq!(other.ask(record("other", 1)), OK);
+    assert_eq!(server.connect().ask(record("other", 2)), OK);
+    let ended = server.stop();
+    assert!(ended.stderr.contains("breakers of lines opened 2 times"), "{}", ended.stderr);
+});
+
+on_each_backend!(by_default_bad_lines_never_cost_the_next_one, |setup: Setup| {
+    let server = setup.start();
+    let mut client = server.connect();
+    client.send("no\n".repeat(1000));
+    client.lines(1000);
+    assert_eq!(client.ask(record("next", 1)), OK);
+});
+
 /// Sends as much as the kernel takes and reads every reply: there is always more waiting than the server can take.
 struct Greedy {
     stream: TcpStream,

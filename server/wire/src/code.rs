@@ -26,6 +26,10 @@ pub enum Code {
     StorageFull,
     /// The disk failed to take a write or a sync; try again later.
     StorageError,
+    /// Storage, or what this client sends, has gone wrong so often that nothing is tried for a while.
+    CircuitOpen,
+    /// The producer sends more than its share while there is not enough for all.
+    QuotaExceeded,
     /// The server is stopping; reconnect and resume.
     ShuttingDown,
     /// The producer is already known with a higher epoch.
@@ -67,7 +71,7 @@ pub enum Class {
 
 impl Code {
     /// Every code, in the order of their discriminants.
-    pub const ALL: [Code; 24] = [
+    pub const ALL: [Code; 26] = [
         Code::BadJson,
         Code::NotObject,
         Code::MissingField,
@@ -79,6 +83,8 @@ impl Code {
         Code::Overloaded,
         Code::StorageFull,
         Code::StorageError,
+        Code::CircuitOpen,
+        Code::QuotaExceeded,
         Code::ShuttingDown,
         Code::StaleEpoch,
         Code::Fenced,
@@ -111,6 +117,8 @@ impl Code {
             Code::Overloaded => "overloaded",
             Code::StorageFull => "storage_full",
             Code::StorageError => "storage_error",
+            Code::CircuitOpen => "circuit_open",
+            Code::QuotaExceeded => "quota_exceeded",
             Code::ShuttingDown => "shutting_down",
             Code::StaleEpoch => "stale_epoch",
             Code::Fenced => "fenced",
@@ -143,7 +151,12 @@ impl Code {
             | Code::TooDeep
             | Code::LineTooLong
             | Code::ReservedKey => Class::Final,
-            Code::Overloaded | Code::StorageFull | Code::StorageError | Code::ShuttingDown => Class::Retryable,
+            Code::Overloaded
+            | Code::StorageFull
+            | Code::StorageError
+            | Code::CircuitOpen
+            | Code::QuotaExceeded
+            | Code::ShuttingDown => Class::Retryable,
             Code::StaleEpoch
             | Code::Fenced
             | Code::SeqGap

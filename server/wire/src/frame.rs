@@ -39,6 +39,19 @@ pub struct Split<'f, 'c> {
     pub tail_too_long: bool,
 }
 
+impl Split<'_, '_> {
+    /// How many lines that is; blank ones do not count.
+    pub fn lines(&self) -> u64 {
+        let head = match self.head {
+            Head::None => false,
+            Head::Line(line) => !line.is_empty(),
+            Head::TooLong => true,
+        };
+        let body = lines(self.body).filter(|line| !line.is_empty()).count();
+        body as u64 + u64::from(head) + u64::from(self.tail_too_long)
+    }
+}
+
 impl Framer {
     /// A framer at the start of a stream. A line may have `line_len_max` bytes, its ending not counted.
     pub fn new(line_len_max: usize) -> Framer {

@@ -8,14 +8,14 @@ use std::io::Write;
 pub const OK: &[u8] = b"{\"status\":\"ok\",\"message\":\"received\"}\n";
 
 /// Appends the reply to a refused line. `at` is the byte offset in the line where a check failed, or the limit that
-/// was passed. Retryable codes carry `retry_after_ms`.
+/// was passed. Retryable codes carry `retry_after_ms`: `at`, and [`RETRY_AFTER_MS`] at least.
 pub fn put_error(out: &mut Vec<u8>, code: Code, at: u32) {
     let (text, detail) = (message(code), Detail { code, at });
     writeln!(out, "{{\"status\":\"error\",\"message\":\"{text}\",\"code\":\"{code}\"{detail}}}")
         .expect("writing into memory cannot fail");
 }
 
-/// How long a client should wait before it sends a refused line again.
+/// How long a client should wait at least before it sends a refused line again.
 pub const RETRY_AFTER_MS: u32 = 250;
 
 struct Detail {
@@ -28,9 +28,12 @@ impl std::fmt::Display for Detail {
         match self.code {
             Code::BadJson | Code::InvalidUtf8 => write!(f, ",\"offset\":{}", self.at),
             Code::LineTooLong | Code::TooDeep => write!(f, ",\"limit\":{}", self.at),
-            Code::Overloaded | Code::StorageFull | Code::StorageError | Code::ShuttingDown => {
-                write!(f, ",\"retry_after_ms\":{RETRY_AFTER_MS}")
-            }
+            Code::Overloaded
+            | Code::StorageFull
+            | Code::StorageError
+            | Code::CircuitOpen
+            | Code::QuotaExceeded
+            | Code::ShuttingDown => write!(f, ",\"retry_after_ms\":{}", self.at.max(RETRY_AFTER_MS)),
             Code::NotObject
             | Code::MissingField
             | Code::BadType
@@ -62,6 +65,8 @@ pub const fn message(code: Code) -> &'static str {
         Code::Overloaded => "overloaded",
         Code::StorageFull => "storage full",
         Code::StorageError => "storage error",
+        Code::CircuitOpen => "circuit open",
+        Code::QuotaExceeded => "quota exceeded",
         Code::ShuttingDown => "shutting down",
         Code::StaleEpoch => "stale epoch",
         Code::Fenced => "fenced",
@@ -87,9 +92,11 @@ mod tests {
         put_error(&mut out, Code::BadJson, 17);
         put_error(&mut out, Code::MissingField, 0);
         put_error(&mut out, Code::StorageFull, 0);
+        put_error(&mut out, Code::CircuitOpen, 9000);
         let expected = "{\"status\":\"error\",\"message\":\"invalid JSON\",\"code\":\"bad_json\",\"offset\":17}\n\
              {\"status\":\"error\",\"message\":\"missing required fields\",\"code\":\"missing_field\"}\n\
-             {\"status\":\"error\",\"message\":\"storage full\",\"code\":\"storage_full\",\"retry_after_ms\":250}\n";
+             {\"status\":\"error\",\"message\":\"storage full\",\"code\":\"storage_full\",\"retry_after_ms\":250}\n\
+             {\"status\":\"error\",\"message\":\"circuit open\",\"code\":\"circuit_open\",\"retry_after_ms\":9000}\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 

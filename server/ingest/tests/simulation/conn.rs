@@ -111,6 +111,23 @@ pub(crate) struct Witness<'a> {
     pub(crate) line_len_max: usize,
     /// Storage has failed in this life.
     pub(crate) may_refuse: bool,
+    /// Sessions of that shard have waited too long for room.
+    pub(crate) has_shed: bool,
+    /// The breaker of that shard has opened.
+    pub(crate) may_be_open: bool,
+}
+
+impl Witness<'_> {
+    /// Whether there is a reason to refuse lines with that code.
+    fn may_refuse(&self, code: Code, is_session: bool) -> bool {
+        match code {
+            Code::StorageFull | Code::StorageError => self.may_refuse,
+            Code::CircuitOpen => self.may_be_open,
+            // Plain connections wait on.
+            Code::Overloaded | Code::QuotaExceeded => is_session && self.has_shed,
+            _ => false,
+        }
+    }
 }
 
 impl Conn {
@@ -229,8 +246,8 @@ impl Conn {
                 (Some(Verdict::Stored), None) => witness.truth.promise(rid, level, witness.disks, "a plain client"),
                 (Some(Verdict::Filtered), None) => {}
                 (Some(Verdict::Refused(due)), Some(code)) => assert_eq!(code, due, "{}", witness.truth.describe(rid)),
-                (Some(Verdict::Stored), Some(code @ (Code::StorageFull | Code::StorageError))) => {
-                    assert!(witness.may_refuse, "{code} without a fault");
+                (Some(Verdict::Stored), Some(code)) if code.class() == Class::Retryable => {
+                    assert!(witness.may_refuse(code, false), "{code} without a reason");
                     assert!(witness.truth.lines[rid].promised.is_none(), "a line is answered once");
                     witness.truth.lines[rid].is_refused = true;
                 }
@@ -374,8 +391,7 @@ impl Session {
             "{nack:?} skips lines: {seq_max} were received"
         );
         let code = Code::from_name(&nack.code).expect("codes have names");
-        assert!(matches!(code, Code::StorageFull | Code::StorageError), "a driver that asks is not refused: {nack:?}");
-        assert!(witness.may_refuse, "{nack:?} without a fault");
+        assert!(witness.may_refuse(code, true), "{nack:?} without a reason");
         self.nacks += 1;
     }
 

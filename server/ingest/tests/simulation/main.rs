@@ -86,7 +86,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
 /// Worlds that a usual test run makes: half a minute on two cores.
 const SEEDS: u64 = 6000;
 /// What has to happen in them, or it was not tested.
-const SOMETIMES: [&str; 47] = [
+const SOMETIMES: [&str; 53] = [
     "segments were compressed",
     "a client resumed after a nack",
     "a client said bye before it was answered",
@@ -130,8 +130,14 @@ const SOMETIMES: [&str; 47] = [
     "nonsense was answered",
     "a level was refused",
     "a durable session was refused what may be lost",
-    "a session was told that storage failed",
-    "a plain client was told that storage failed",
+    "a session was told to come back",
+    "a plain client was told to come back",
+    "somebody was told that storage failed",
+    "somebody was told that the circuit is open",
+    "a session was told that there is no room",
+    "the breaker opened",
+    "the breaker let some calls through",
+    "the breaker closed again",
     "an over-long line was refused",
     "rejections were told",
 ];

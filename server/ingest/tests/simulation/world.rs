@@ -26,7 +26,8 @@ use crate::rng::Rng;
 use crate::truth::Truth;
 use ringest_ingest::scan::{Item, scan};
 use ringest_ingest::{
-    Block, Door, Fault, Limits, PAGE, SegmentFormat, SegmentId, Shard, ShardConfig, ShardId, home_shard,
+    Block, BreakerLimits, BreakerState, Door, Fault, Limits, PAGE, SegmentFormat, SegmentId, Shard, ShardConfig, ShardId,
+    home_shard,
 };
 use ringest_wire::{AckLevel, Severity};
 use std::collections::{BTreeMap, HashMap};
@@ -69,6 +70,8 @@ struct Node {
     by_id: HashMap<u64, usize>,
     last_opened: u64,
     socket: datagrams::Socket,
+    /// What its breaker said last.
+    breaker: BreakerState,
     /// It was told something and not asked what to do yet.
     is_told: bool,
 }
@@ -233,6 +236,7 @@ impl World {
                     by_id: HashMap::new(),
                     last_opened: last,
                     socket: datagrams::Socket::default(),
+                    breaker: BreakerState::Closed,
                     is_told: false,
                 }
             })
@@ -610,6 +614,7 @@ fn limits(rng: &mut Rng) -> Limits {
     let chunk_len_max = *rng.pick(&[40, 500, 5000]);
     let line_len_max = 4096 + rng.index(500);
     let batch_len_max = line_len_max + chunk_len_max + 2 + rng.index(8000);
+    let wait_over_share = rng.within(1, 40);
     let mut limits = Limits {
         line_len_max,
         depth_max: rng.within(4, 64) as usize,
@@ -627,6 +632,10 @@ fn limits(rng: &mut Rng) -> Limits {
         owed_runs_max: rng.within(1, 30) as usize,
         ack_stall: Duration::from_millis(rng.within(1, 200)),
         storage_retry: Duration::from_millis(rng.within(1, 200)),
+        storage_breaker: storage_breaker(rng),
+        hold_time: Duration::from_micros(rng.below(50_000)),
+        wait_over_share: Duration::from_millis(wait_over_share),
+        wait_max: Duration::from_millis(wait_over_share + rng.below(100)),
         sessions_max: rng.within(2, 40) as usize,
         producers_max: rng.within(PRODUCERS_MAX, 8) as usize,
         window: 100,
@@ -636,19 +645,36 @@ fn limits(rng: &mut Rng) -> Limits {
     limits
 }
 
+/// Mostly one that opens soon; a disk that stands still is a slow one to it.
+fn storage_breaker(rng: &mut Rng) -> BreakerLimits {
+    BreakerLimits {
+        window: Duration::from_millis(rng.within(10, 2000)),
+        minimum_calls: rng.within(1, 10) as u32,
+        failure_rate: rng.within(20, 100) as u32,
+        slow_call_rate: rng.within(20, 100) as u32,
+        slow_call_duration: Duration::from_millis(*rng.pick(&[20, 100, 10_000])),
+        failures_in_row: *rng.pick(&[None, Some(1), Some(2), Some(2), Some(3)]),
+        wait_in_open: Duration::from_millis(rng.within(1, 200)),
+        permitted_in_half_open: rng.within(1, 4) as u32,
+    }
+}
+
 /// Producers of one world at most. A shard that has to forget a producer cannot tell its lines from new ones.
 const PRODUCERS_MAX: u64 = 4;
 
 /// Words of answers, and what they show to have happened.
-const TELLING: [(&str, &str); 10] = [
+const TELLING: [(&str, &str); 13] = [
     ("\"code\":\"fenced\"", "a session was fenced"),
     ("\"code\":\"stale_epoch\"", "a lower epoch was refused"),
     ("\"code\":\"seq_gap\"", "a gap was refused"),
     ("\"code\":\"protocol_error\"", "nonsense was answered"),
     ("cannot be promised here", "a level was refused"),
     ("may be lost", "a durable session was refused what may be lost"),
-    ("\"$nack\"", "a session was told that storage failed"),
-    ("\"retry_after_ms\"", "a plain client was told that storage failed"),
+    ("$nack\":", "a session was told to come back"),
+    ("\"retry_after_ms\"", "a plain client was told to come back"),
+    ("\"code\":\"storage_", "somebody was told that storage failed"),
+    ("\"code\":\"overloaded\",\"retry\"", "a session was told that there is no room"),
+    ("\"code\":\"circuit_open\"", "somebody was told that the circuit is open"),
     ("\"line_too_long\"", "an over-long line was refused"),
     ("\"rej\":[", "rejections were told"),
 ];

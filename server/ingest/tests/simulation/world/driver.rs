@@ -7,7 +7,7 @@ use crate::conn::{At, Witness};
 use crate::disk::State as Piece;
 use flate2::bufread::GzDecoder;
 use memchr::memmem;
-use ringest_ingest::{Action, Block, Fault, PAGE, ProducerState, SegmentId};
+use ringest_ingest::{Action, Block, BreakerState, Fault, PAGE, ProducerState, SegmentId};
 use std::io::Read;
 
 impl World {
@@ -211,6 +211,16 @@ impl World {
                 }
             }
         }
+        let breaker = self.nodes[at].shard.breaker();
+        let before = std::mem::replace(&mut self.nodes[at].breaker, breaker);
+        if before != breaker {
+            trace!(self, "shard {at}: the breaker is {}", breaker.as_str());
+            self.saw(match breaker {
+                BreakerState::Open => "the breaker opened",
+                BreakerState::HalfOpen => "the breaker let some calls through",
+                BreakerState::Closed => "the breaker closed again",
+            });
+        }
         let Node { shard, writes, .. } = &self.nodes[at];
         let in_flight = shard.in_flight();
         assert!(shard.tally().closes_with(in_flight), "I4: {:?} with {in_flight} in flight", shard.tally());
@@ -305,6 +315,8 @@ impl World {
             disks: &self.disks,
             line_len_max: self.limits.line_len_max,
             may_refuse: self.has_failed,
+            has_shed: self.nodes[at].shard.tally().shed_overdue + self.nodes[at].shard.tally().shed_over_share > 0,
+            may_be_open: self.nodes[at].shard.tally().storage_breaker_opened > 0,
         };
         let conn = &mut self.conns[conn];
         assert!(conn.sending.is_none(), "one send is under way per session");
