@@ -117,9 +117,8 @@ on_each_backend!(a_session_that_takes_no_answers_has_to_go, |setup: Setup| {
     let started = Instant::now();
     let ended = loop {
         assert!(started.elapsed() < Duration::from_secs(20), "the server lets it stay");
-        match deaf.stream().write(pings.as_bytes()) {
-            Ok(_) => {}
-            Err(error) => break error,
+        if let Err(error) = deaf.stream().write_all(pings.as_bytes()) {
+            break error;
         }
     };
     assert!(
