@@ -1,7 +1,7 @@
 //! One connection: what is unfinished, what it is owed, and how it ends.
 
-use crate::deadline::{Clock, Late};
 use crate::breaker::Breaker;
+use crate::deadline::{Clock, Late};
 use crate::intake::Refusal;
 use crate::producer::ProducerId;
 use crate::quota::Usage;

@@ -2,7 +2,7 @@
 //! is dropped without a word. The disk has a fixed bandwidth, the clock is owned by the test, so the figures are the
 //! shard's and not a machine's.
 
-use ringest_ingest::{Action, Block, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId};
+use ringest_ingest::{Action, Block, Door, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId};
 use ringest_wire::answer::Answer;
 use ringest_wire::control::{Control, Hello, Resume};
 use ringest_wire::{AckLevel, Severity};
@@ -85,11 +85,11 @@ fn behind_a_disk_that_stands_still_everybody_is_told_and_none_is_let_in() {
     world.run(9000);
     assert!(world.stored() - stored < CAPACITY / 10);
     assert!(world.shard.tally().shed_overdue >= 60, "{:?}", world.shard.tally());
-    assert!(world.shard.shut_until(world.now()).is_some(), "the last step: no further connections");
+    assert!(world.shard.accept_at(world.now()).is_some(), "the last step: no further connections");
     world.disk_stands = false;
     world.clients.iter_mut().for_each(|client| client.offer.per_second = 1);
     world.run(30_000);
-    assert!(world.shard.shut_until(world.now()).is_none(), "it passes");
+    assert!(world.shard.accept_at(world.now()).is_none(), "it passes");
     assert!(world.clients.iter().all(|client| client.sent_upto == client.acked), "what was refused was sent again");
     assert!(world.shard.tally().closes_with(world.shard.in_flight()));
 }
@@ -222,6 +222,7 @@ impl World {
             away: Vec::new(),
             format: SegmentFormat::Plain,
             tls: None,
+            door: Door::new(&Limits::default(), None),
             limits: Limits { ack_stall: Duration::from_secs(3600), ..Limits::default() },
         };
         let mut shard = Shard::new(config, base).unwrap();

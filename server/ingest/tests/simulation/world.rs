@@ -26,8 +26,8 @@ use crate::rng::Rng;
 use crate::truth::Truth;
 use ringest_ingest::scan::{Item, scan};
 use ringest_ingest::{
-    Block, BreakerLimits, BreakerState, Door, Fault, Limits, PAGE, SegmentFormat, SegmentId, Shard, ShardConfig, ShardId,
-    home_shard,
+    Block, BreakerLimits, BreakerState, Door, Fault, Limits, PAGE, SegmentFormat, SegmentId, Shard, ShardConfig,
+    ShardId, home_shard,
 };
 use ringest_wire::{AckLevel, Severity};
 use std::collections::{BTreeMap, HashMap};
