@@ -3,6 +3,7 @@
 use crate::corpus::Corpus;
 use crate::flight::Flight;
 use crate::latency::Latency;
+use crate::packer::Packer;
 use crate::ranges::Ranges;
 use crate::schedule::Schedule;
 use crate::tally::Tally;
@@ -21,6 +22,8 @@ pub struct Desk<'a> {
     pub tally: &'a mut Tally,
     /// Sentences for a person, the first few.
     pub complaints: &'a mut Vec<String>,
+    /// Where what is sent is compressed.
+    pub packer: Option<&'a mut Packer>,
     /// The time, in nanoseconds.
     pub now_ns: u64,
 }
@@ -218,6 +221,7 @@ pub(crate) mod tests {
                 latency: &mut self.latency,
                 tally: &mut self.tally,
                 complaints: &mut self.complaints,
+                packer: None,
                 now_ns: self.now_ns,
             };
             (&mut self.books, desk)

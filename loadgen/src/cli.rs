@@ -1,6 +1,7 @@
 //! What was typed: flags and environment variables. What they mean is [`crate::config`]'s.
 
 use crate::ledger::Mode;
+use crate::packer::Compression;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args as Group, FromArgMatches, Parser, Subcommand};
 use ringest_sys::cpu::CpuList;
@@ -59,7 +60,8 @@ pub struct Reconcile {
     /// Datagrams: how many of their lines the server refused or filtered, by its books.
     #[arg(long, value_name = "LINES", default_value_t = 0)]
     pub refused: u64,
-    /// Stored lines, as `ringest-server cat DIR` prints them, or segment files; standard input where none is given.
+    /// Stored lines, as `ringest-server cat DIR` prints them, or segment files that are not compressed; standard input where
+    /// none is given.
     #[arg(value_name = "RECORDS")]
     pub records: Vec<PathBuf>,
 }
@@ -103,6 +105,9 @@ pub struct Args {
     /// How connections speak: one reply per line, or numbered lines, acknowledged and sent exactly once.
     #[arg(long, env = "LOADGEN_MODE", default_value = "plain", value_parser = mode)]
     pub mode: Mode,
+    /// Sends gzip members: none, line for one per line, batch for one per send, or bgzf. true is line, false none.
+    #[arg(long, env = "COMPRESS", default_value = "none", value_parser = compression, value_name = "KIND")]
+    pub compress: Compress,
     /// Sends datagrams instead, which nobody answers: as fast as the kernel takes them, or at --rate.
     #[arg(long, env = "LOADGEN_UDP", conflicts_with_all = ["mode", "plain_share", "ack", "closed"])]
     pub udp: bool,
@@ -173,9 +178,6 @@ pub struct Args {
     /// The name that the server's certificate has to have [default: that of --host].
     #[arg(long, env = "LOADGEN_SERVER_NAME", value_name = "NAME")]
     pub server_name: Option<String>,
-    /// Compresses. Not in this build.
-    #[arg(long, env = "COMPRESS", hide = true)]
-    pub compress: bool,
     /// Whether the rate came from a flag: only then it contradicts --closed.
     #[arg(skip)]
     pub rate_was_typed: bool,
@@ -183,6 +185,10 @@ pub struct Args {
     #[arg(skip)]
     pub port_was_left: bool,
 }
+
+/// What `--compress` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compress(pub Option<Compression>);
 
 impl Cli {
     /// Reads the command line; what is wrong with it is said, and the process ends with code 2.
@@ -230,6 +236,10 @@ fn mode(text: &str) -> Result<Mode, String> {
         "session" => Ok(Mode::Session),
         _ => Err("one of plain, session".into()),
     }
+}
+
+fn compression(text: &str) -> Result<Compress, String> {
+    Compression::parse(text).map(Compress)
 }
 
 fn ack(text: &str) -> Result<AckLevel, String> {

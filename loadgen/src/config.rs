@@ -5,6 +5,7 @@ use crate::connection::SessionTerms;
 use crate::corpus::{RECORD_SIZES, Shape};
 use crate::datagrams;
 use crate::ledger::Mode;
+use crate::packer::Compression;
 use crate::schedule::share;
 use crate::stream::TlsTerms;
 use crate::token::Token;
@@ -43,6 +44,8 @@ pub struct Config {
     pub drain: Duration,
     /// How long a broken connection is tried again.
     pub reconnect_for: Duration,
+    /// What becomes a gzip member; `None` sends plain text.
+    pub compression: Option<Compression>,
     /// How many of the connections speak plain mode, 0 to 1.
     pub plain_share: f64,
     /// How sessions speak.
@@ -96,6 +99,7 @@ impl Config {
             duration,
             drain: args.drain,
             reconnect_for: args.reconnect_for,
+            compression: args.compress.0,
             plain_share: args.plain_share.unwrap_or(match args.mode {
                 Mode::Plain => 1.0,
                 Mode::Session => 0.0,
@@ -182,7 +186,10 @@ fn refuse_unsupported(args: &Args) -> Result<(), String> {
     if args.udp && args.tls {
         return Err("--udp and --tls (ENABLE_TLS): datagrams are plain text; leave one of them out".into());
     }
-    if args.compress { Err("--compress (COMPRESS): this build does not send gzip; unset it".into()) } else { Ok(()) }
+    if args.udp && args.compress.0.is_some() {
+        return Err("--udp and --compress (COMPRESS): datagrams are plain text; leave one of them out".into());
+    }
+    Ok(())
 }
 
 fn tls(args: &Args) -> Result<Option<TlsTerms>, String> {
@@ -278,6 +285,7 @@ mod tests {
             ("--ledger l.json --stamp none", "carry their identity"),
             ("--cpu-list 0 -t 2 -c 2", "disagree"),
             ("--cpu-list 1000", "not open to this process"),
+            ("--udp --compress line", "datagrams are plain text"),
             ("--tls --ca-cert /none", "--ca-cert (CA_CERT_PATH): /none cannot be read"),
             ("--tls --client-cert c.crt", "go together"),
             ("--client-cert c.crt --client-key c.key", "without --tls"),

@@ -1,7 +1,8 @@
 //! One connection of a worker: its socket, what it may write, and what it makes of what it reads.
 //!
 //! It never waits. Which lines it sends and when is the worker's decision; how they are spelled on the wire, in plain
-//! or session mode, is this file's. Nothing is buffered for sending: what the socket does not take is rendered again.
+//! or session mode, is this file's. Plain text is not buffered for sending: what the socket does not take is rendered
+//! again. A gzip member that was begun is kept until the socket has taken it.
 
 use crate::books::{Books, Desk, Fault};
 use crate::corpus::{Sender, Stamp};
@@ -32,6 +33,8 @@ pub struct Connection {
     books: Books,
     /// Control lines that are not yet sent; they go out between lines, never inside one.
     control: Vec<u8>,
+    /// Compressed, and how much of it is sent.
+    packed: (Vec<u8>, usize),
     /// The socket takes no more; the poller says when it does.
     blocked: bool,
     trouble: Option<Trouble>,
@@ -101,6 +104,7 @@ impl Connection {
             link: Link::Down(0),
             books: Books::new(),
             control: Vec::new(),
+            packed: (Vec::new(), 0),
             blocked: false,
             trouble: None,
         }
@@ -119,6 +123,7 @@ impl Connection {
         self.link = Link::Up(Stream::new(tcp, self.tls.as_ref())?);
         self.blocked = false;
         self.control.clear();
+        self.packed = (Vec::new(), 0);
         if let Dialect::Session(session, framer) = &mut self.dialect {
             *framer = Framer::new(ANSWER_LEN_MAX);
             session.greet(&mut self.control);
@@ -227,6 +232,15 @@ impl Connection {
         if stream.is_handshaking() {
             return Ok(false);
         }
+        if !self.packed.0.is_empty() {
+            write_packed(stream, &mut self.packed, desk)?;
+            return Ok(true);
+        }
+        if let Some(packer) = desk.packer.as_deref_mut().filter(|_| !self.control.is_empty()) {
+            packer.pack(&self.control, &mut self.packed.0);
+            self.control.clear();
+            return Ok(true);
+        }
         let between_lines = self.books.flight.offset() == 0;
         if between_lines && !self.control.is_empty() {
             let len = stream.write(&self.control)?;
@@ -236,7 +250,10 @@ impl Connection {
         if self.books.flight.written() >= upto {
             return Ok(false);
         }
-        write_lines(stream, &self.stamp, &mut self.books, upto, desk)?;
+        match desk.packer {
+            None => write_lines(stream, &self.stamp, &mut self.books, upto, desk)?,
+            Some(_) => pack_lines(&mut self.packed.0, &self.stamp, &mut self.books, upto, desk),
+        }
         Ok(true)
     }
 
@@ -451,6 +468,29 @@ fn write_lines(
     desk.tally.bytes += len as u64;
     desk.tally.sends += 1;
     books.wrote(lines, offset);
+    Ok(())
+}
+
+/// Of what is in a member that was begun a peer may have seen any line, so all of them count as written.
+fn pack_lines(packed: &mut Vec<u8>, stamp: &Stamp, books: &mut Books, upto: u64, desk: &mut Desk<'_>) {
+    let flight = &books.flight;
+    let count = (upto - flight.written()).min(desk.corpus.lines() as u64) as usize;
+    let stamped = desk.corpus.stamp(stamp, flight.written() + 1, count);
+    if let Some(packer) = &mut desk.packer {
+        packer.pack(stamped.bytes, packed);
+    }
+    books.wrote(count, 0);
+}
+
+fn write_packed(stream: &mut Stream, (packed, sent): &mut (Vec<u8>, usize), desk: &mut Desk<'_>) -> io::Result<()> {
+    let len = stream.write(&packed[*sent..])?;
+    desk.tally.bytes += len as u64;
+    desk.tally.sends += 1;
+    *sent += len;
+    if *sent == packed.len() {
+        packed.clear();
+        *sent = 0;
+    }
     Ok(())
 }
 

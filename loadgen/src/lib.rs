@@ -19,6 +19,7 @@ mod draw;
 pub mod flight;
 pub mod latency;
 pub mod ledger;
+pub mod packer;
 pub mod ranges;
 pub mod reconcile;
 pub mod replies;

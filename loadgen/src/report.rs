@@ -93,6 +93,8 @@ pub struct TestConfig {
     pub cpu_list: Option<String>,
     /// Lines unanswered per connection; none in an open loop.
     pub pipeline: Option<u64>,
+    /// What was a gzip member: `none`, `line`, `batch` or `bgzf`.
+    pub compress: String,
     /// Lines per send at most.
     pub batch: u64,
     /// Lines per second; none in a closed loop.

@@ -6,6 +6,7 @@ use crate::corpus::Corpus;
 use crate::datagrams;
 use crate::latency::Latency;
 use crate::ledger::{Ledger, Mode};
+use crate::packer::Compression;
 use crate::report::{Client, Gate, Rate, Report, Resources, Results, SCHEMA, System, Test, TestConfig, Tool};
 use crate::report::{Validity, Verification, span, utc};
 use crate::schedule::{Schedule, share};
@@ -298,6 +299,7 @@ fn task(config: &Config, worker: u64, peer: SocketAddr) -> Task {
         tls: config.tls.clone(),
         modes: config.modes(worker),
         terms: config.terms.clone(),
+        compression: config.compression,
         depth: config.depth,
         batch: config.batch,
         lines: config.lines.map(|lines| share(lines, worker, config.workers)),
@@ -335,6 +337,7 @@ fn test(config: &Config, sum: &Sum, signal: Option<Signal>) -> Test {
             workers: config.workers,
             cpu_list: config.cpus.as_ref().map(ToString::to_string),
             pipeline: config.rate_per_s.is_none().then_some(config.depth),
+            compress: config.compression.map_or("none", Compression::as_str).into(),
             batch: config.batch,
             rate: config.rate_per_s,
             total_logs: config.lines,

@@ -8,6 +8,7 @@ use crate::connection::{Connection, SessionTerms, explain};
 use crate::corpus::{Corpus, Sender};
 use crate::latency::Latency;
 use crate::ledger::{Entry, Mode};
+use crate::packer::{Compression, Packer};
 use crate::schedule::Schedule;
 use crate::stream::TlsTerms;
 use crate::tally::Tally;
@@ -37,6 +38,8 @@ pub struct Task {
     pub modes: Vec<Mode>,
     /// How sessions speak.
     pub terms: SessionTerms,
+    /// What becomes a gzip member; `None` sends plain text.
+    pub compression: Option<Compression>,
     /// Lines unanswered per connection at most; in an open loop the schedule decides alone.
     pub depth: u64,
     /// Lines per send at most.
@@ -148,6 +151,7 @@ struct Kit {
     latency: Latency,
     tally: Tally,
     complaints: Vec<String>,
+    packer: Option<Packer>,
 }
 
 impl Kit {
@@ -158,6 +162,7 @@ impl Kit {
             latency: &mut self.latency,
             tally: &mut self.tally,
             complaints: &mut self.complaints,
+            packer: self.packer.as_mut(),
             now_ns,
         }
     }
@@ -194,6 +199,7 @@ impl Worker {
                 latency: Latency::new(),
                 tally: Tally::default(),
                 complaints: Vec::new(),
+                packer: task.compression.map(Packer::new),
             },
             buf: vec![0; RECEIVE_LEN],
             sending: false,
