@@ -5,6 +5,7 @@
 
 mod acks;
 mod command;
+mod gzip;
 mod life;
 mod plain;
 mod pressure;

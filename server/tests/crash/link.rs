@@ -1,5 +1,6 @@
 //! A connection that may break at any moment, encrypted or not: every call says so, and waits for nothing.
 
+use crate::support::gzip::{bgzf, member};
 use rustls::{ClientConfig, ClientConnection};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -9,14 +10,32 @@ use std::sync::Arc;
 pub(crate) struct Link {
     stream: TcpStream,
     tls: Option<ClientConnection>,
+    packing: Packing,
     unsent: Vec<u8>,
     sent: usize,
     partial: Vec<u8>,
     lines: VecDeque<String>,
 }
 
+/// How what is put is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Packing {
+    Plain,
+    /// A gzip member per line.
+    Line,
+    /// A BGZF member per line.
+    Sized,
+}
+
+impl Packing {
+    /// One of them.
+    pub(crate) fn of(number: u64) -> Packing {
+        [Packing::Plain, Packing::Line, Packing::Sized][(number % 3) as usize]
+    }
+}
+
 impl Link {
-    pub(crate) fn open(addr: SocketAddr, tls: Option<Arc<ClientConfig>>) -> io::Result<Link> {
+    pub(crate) fn open(addr: SocketAddr, tls: Option<Arc<ClientConfig>>, packing: Packing) -> io::Result<Link> {
         let stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
@@ -26,17 +45,21 @@ impl Link {
             tls.set_buffer_limit(None); // What is put waits here until the handshake is done.
             tls
         });
-        Ok(Link { stream, tls, unsent: Vec::new(), sent: 0, partial: Vec::new(), lines: VecDeque::new() })
+        let lines = VecDeque::new();
+        Ok(Link { stream, tls, packing, unsent: Vec::new(), sent: 0, partial: Vec::new(), lines })
     }
 
     /// Puts a line behind what is still to be sent.
     pub(crate) fn put(&mut self, line: &str) {
+        let line = format!("{line}\n").into_bytes();
+        let bytes = match self.packing {
+            Packing::Plain => line,
+            Packing::Line => member(line),
+            Packing::Sized => bgzf(line),
+        };
         match &mut self.tls {
-            None => {
-                self.unsent.extend_from_slice(line.as_bytes());
-                self.unsent.push(b'\n');
-            }
-            Some(tls) => tls.writer().write_all(format!("{line}\n").as_bytes()).expect("memory takes it"),
+            None => self.unsent.extend_from_slice(&bytes),
+            Some(tls) => tls.writer().write_all(&bytes).expect("memory takes it"),
         }
     }
 

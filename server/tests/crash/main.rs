@@ -1,8 +1,8 @@
 //! `kill -9` under load, again and again in the same directory, and then the books are opened: what was acknowledged is
 //! stored, once, in order.
 //!
-//! Producers and plain clients run through all of it and know from their own ledgers what they were promised. The
-//! moment of each kill comes from a printed seed; the machine adds its own.
+//! Producers and plain clients run through all of it and know from their own ledgers what they were promised. Many of
+//! their connections send gzip, and about half of the servers compress their segments. The moment of each kill comes from a printed seed; the machine adds its own.
 
 mod link;
 mod plain;
@@ -105,6 +105,8 @@ impl Death {
 }
 
 fn live_and_die(setup: &Setup, world: &World, dice: &mut Dice, death: Death) {
+    // Each server reads what the others left behind.
+    let setup = &setup.clone().env("SEGMENT_COMPRESSION", if dice.below(2) == 0 { "none" } else { "gzip" });
     let server = setup.start();
     world.set_addr(Some(server.addr()));
     thread::sleep(dice.pause_ms(20, 250));

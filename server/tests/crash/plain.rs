@@ -2,7 +2,7 @@
 //! ledger holds how many replies each name got.
 
 use crate::World;
-use crate::link::Link;
+use crate::link::{Link, Packing};
 use crate::support::dice::Dice;
 use crate::support::lines::{OK, record};
 use std::io;
@@ -24,7 +24,7 @@ pub(crate) fn run(world: &World, number: u64, mut dice: Dice) -> Vec<(String, u6
 }
 
 fn converse(world: &World, number: u64, sender: &str, replies: &mut u64, dice: &mut Dice) -> io::Result<()> {
-    let mut link = Link::open(world.addr(), world.tls_of(number))?;
+    let mut link = Link::open(world.addr(), world.tls_of(number), Packing::of(dice.roll()))?;
     let mut sent = 0;
     while !world.is_finishing() || *replies < sent {
         if !world.is_finishing() && link.is_sent() && sent < *replies + 4000 {

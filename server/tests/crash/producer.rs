@@ -2,7 +2,7 @@
 //! was promised. It fails the test itself where an answer contradicts the ledger.
 
 use crate::World;
-use crate::link::Link;
+use crate::link::{Link, Packing};
 use crate::support::dice::Dice;
 use crate::support::lines::{json, record};
 use serde_json::Value;
@@ -84,12 +84,8 @@ pub(crate) fn run(world: &World, number: u64, dice: Dice) -> Promised {
 
 impl Producer {
     fn converse(&mut self, world: &World) -> io::Result<End> {
-        let mut talk = Conversation {
-            link: Link::open(world.addr(), world.tls_of(self.number))?,
-            next: 0,
-            base: None,
-            counted: 0,
-        };
+        let link = Link::open(world.addr(), world.tls_of(self.number), Packing::of(self.dice.roll()))?;
+        let mut talk = Conversation { link, next: 0, base: None, counted: 0 };
         self.greet(&mut talk);
         loop {
             talk.link.push()?;

@@ -6,6 +6,7 @@
 pub(crate) mod client;
 pub(crate) mod dice;
 pub(crate) mod disk;
+pub(crate) mod gzip;
 pub(crate) mod lines;
 pub(crate) mod process;
 pub(crate) mod tls;
