@@ -134,9 +134,9 @@ impl Session {
         !self.stash.is_empty() && matches!(self.mode, Mode::Plain(_) | Mode::Muted | Mode::Stream(_))
     }
 
-    /// Whether bytes of it wait to be decoded.
+    /// Whether bytes of it wait to be decoded. Of one that ends, none ever will be.
     pub(crate) fn is_behind(&self) -> bool {
-        self.transport.as_ref().is_some_and(|transport| transport.is_behind())
+        !self.is_closing && self.transport.as_ref().is_some_and(|transport| transport.is_behind())
     }
 
     /// Whether it owes so many answers that reading on would not be bounded.

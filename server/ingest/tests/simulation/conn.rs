@@ -18,8 +18,10 @@ pub(crate) struct Conn {
     /// Everything its client has sent, and the lines in it.
     pub(crate) sent: Vec<u8>,
     pub(crate) said: Vec<Said>,
-    /// Bytes of it that the shard has.
+    /// Bytes of it that the shard has, or that are in the gzip member on its way there.
     pub(crate) delivered: usize,
+    /// Where it sends gzip: what is still to be delivered of the last member.
+    pub(crate) packed: Option<Vec<u8>>,
     /// The client will send no more.
     pub(crate) is_ended: bool,
     pub(crate) is_end_told: bool,
@@ -139,6 +141,7 @@ impl Conn {
             sent: Vec::new(),
             said: Vec::new(),
             delivered: 0,
+            packed: None,
             is_ended: false,
             is_end_told: false,
             is_held: false,
@@ -154,6 +157,11 @@ impl Conn {
         self.sent.extend_from_slice(bytes);
         self.sent.extend_from_slice(ending);
         self.said.push(Said { start, end: self.sent.len(), what });
+    }
+
+    /// Whether there is anything to be delivered.
+    pub(crate) fn has_more(&self) -> bool {
+        self.unsent() > 0 || self.packed.as_ref().is_some_and(|packed| !packed.is_empty())
     }
 
     pub(crate) fn unsent(&self) -> usize {
@@ -176,6 +184,8 @@ impl Conn {
                 !session.is_over
                     && self.sending.is_none()
                     && has_said(What::Hello)
+                    // Of what is packed nobody but the shard knows how much it has unpacked.
+                    && (self.packed.is_none() || session.welcomed.is_some())
                     && (!self.is_end_told || has_said(What::Bye))
             }
             View::Plain(_) => false,
@@ -278,8 +288,8 @@ impl Conn {
         });
         let seq_max = seqs.max().unwrap_or(0);
         let View::Session(session) = &mut self.view else {
-            // Three bytes that may become a hello, and may not, when the server stops.
-            let is_open = self.sent[..self.delivered] == *control::PREFIX;
+            // Three bytes that may become a hello, and may not, when the server stops; or a member not yet unpacked.
+            let is_open = self.sent[..self.delivered] == *control::PREFIX || self.packed.is_some();
             assert!(is_open && matches!(answer, Answer::Goaway(_)), "{answer:?} to a plain client");
             return;
         };

@@ -523,7 +523,7 @@ impl World {
                 At::Over => continue,
                 At::Moving(_) => events.push(Event::Arrive(at)),
                 At::Shard(..) => {
-                    let has_more = conn.unsent() > 0 || (conn.is_ended && !conn.is_end_told);
+                    let has_more = conn.has_more() || (conn.is_ended && !conn.is_end_told);
                     if has_more && !conn.is_held {
                         events.push(Event::Deliver(at));
                     }
@@ -639,6 +639,7 @@ fn limits(rng: &mut Rng) -> Limits {
         sessions_max: rng.within(2, 40) as usize,
         producers_max: rng.within(PRODUCERS_MAX, 8) as usize,
         window: 100,
+        decode_len_max: *rng.pick(&[1, 200, 10_000, 1 << 20]),
         ..Limits::default()
     };
     limits.segment_len = (limits.segment_len_min() + rng.below(100_000)).next_multiple_of(PAGE as u64);

@@ -74,7 +74,9 @@ impl World {
 
     pub(super) fn connect(&mut self, client: usize, view: View) -> usize {
         let node = self.rng.index(self.nodes.len());
-        self.conns.push(Conn::new(client, node, view));
+        let packed = self.rng.one_in(4).then(Vec::new);
+        self.saw_if("a connection sent gzip", packed.is_some());
+        self.conns.push(Conn { packed, ..Conn::new(client, node, view) });
         self.conns.len() - 1
     }
 
