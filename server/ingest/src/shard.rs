@@ -669,7 +669,11 @@ impl Shard {
             let decoded = transport.decode(&mut input, &mut plain, &self.intake.limits, &mut self.unpacker);
             let read = before - input.len();
             let len = if let Decoded::Bytes(len) = decoded { len } else { 0 };
-            let cost = if len < read / 2 { read * BARREN_COST } else { len };
+            let cost = match transport.unpacks() {
+                true if len < read / 2 => read * BARREN_COST,
+                true => len,
+                false => 0, // What TLS gives is no more than what was received, which a driver's turn bounds already.
+            };
             self.decode_budget = self.decode_budget.saturating_sub(cost);
             match decoded {
                 Decoded::Bytes(0) => {}

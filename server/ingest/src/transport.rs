@@ -102,6 +102,11 @@ impl Transport {
         self.is_behind
     }
 
+    /// Whether what comes out may be far more than what went in.
+    pub(crate) fn unpacks(&self) -> bool {
+        matches!(self.content, Content::Gzip(_))
+    }
+
     /// Takes what was left over.
     pub(crate) fn take_rest(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.rest)
