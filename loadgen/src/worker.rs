@@ -533,7 +533,9 @@ impl Worker {
     fn greet(&mut self) -> Result<(), String> {
         self.sending = true;
         let lines = self.task.lines.replace(0);
-        let give_up_ns = self.clock.now_ns() + GREETING_NS;
+        let handshakes = if self.task.tls.is_some() { self.connections.len() as u64 } else { 0 };
+        let patience_ns = GREETING_NS + handshakes * HANDSHAKE_NS;
+        let give_up_ns = self.clock.now_ns() + patience_ns;
         while !self.connections.iter().all(Connection::is_open) {
             let now_ns = self.clock.now_ns();
             self.turn(give_up_ns);
@@ -546,13 +548,13 @@ impl Worker {
                 if self.connections.iter().any(Connection::is_handshaking) {
                     return Err(format!(
                         "{peer} did not finish the TLS handshake within {} s; does it speak TLS?",
-                        GREETING_NS / 1_000_000_000
+                        patience_ns / 1_000_000_000
                     ));
                 }
                 return Err(format!(
                     "{peer} did not answer the $hello of {waiting} sessions within {} s; does it speak session mode? \
                      --mode plain needs no greeting",
-                    GREETING_NS / 1_000_000_000
+                    patience_ns / 1_000_000_000
                 ));
             }
         }
@@ -622,3 +624,5 @@ pub(crate) const SPIN_NS: u64 = 60_000;
 pub(crate) const LATE_NS: u64 = 100_000;
 const DRAIN_STOPPED_NS: u64 = 1_000_000_000;
 const GREETING_NS: u64 = 5_000_000_000;
+/// What a TLS handshake may take on top, on average: both sides together take one to two milliseconds of processor time.
+const HANDSHAKE_NS: u64 = 10_000_000;

@@ -1,6 +1,6 @@
 //! One case: which process is loaded how, and what is read off it.
 
-use super::process::{floor, server};
+use super::process::{Process, floor, server, server_with};
 use crate::bill::{Bill, Reading};
 use crate::cli::OneCore;
 use crate::flood::{Flood, Plan};
@@ -8,6 +8,7 @@ use crate::floor::{self, Backend, Writing};
 use ringest_loadgen::report::Report as LoadReport;
 use ringest_wire::AckLevel;
 use serde::Serialize;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -24,8 +25,19 @@ pub(super) enum Case {
     Flood(Backend, AckLevel),
     /// The server and the real generator, one line at a time on each connection.
     Depth1(Backend, AckLevel),
+    /// The server and the real generator, streaming through an encoding, or through none.
+    Encoded(Backend, AckLevel, Encoding),
     /// The server's memory with and without idle connections.
     Idle(Backend),
+}
+
+/// What lies between the lines and the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// Nothing: what the others are compared with.
+    Text,
+    /// TLS 1.3.
+    Tls,
 }
 
 /// What is read off a case.
@@ -71,8 +83,9 @@ impl Case {
         let servers = [(Uring, Written), (Uring, Durable), (Epoll, Written), (Epoll, Durable)];
         let floods = servers.map(|(backend, ack)| Case::Flood(backend, ack));
         let depth1s = servers.map(|(backend, ack)| Case::Depth1(backend, ack));
+        let encoded = [Encoding::Text, Encoding::Tls].map(|encoding| Case::Encoded(Uring, Written, encoding));
         let idles = [Case::Idle(Uring), Case::Idle(Epoll)];
-        floors.into_iter().chain(floods).chain(depth1s).chain(idles).collect()
+        floors.into_iter().chain(floods).chain(depth1s).chain(encoded).chain(idles).collect()
     }
 
     /// Who sent the lines, and who counted them.
@@ -80,7 +93,7 @@ impl Case {
         match self {
             Case::Floor(..) => "flood; records counted by the floor from bytes received",
             Case::Flood(..) => "flood; records counted by the flood from replies received",
-            Case::Depth1(..) => "ringest-loadgen; records counted by its report",
+            Case::Depth1(..) | Case::Encoded(..) => "ringest-loadgen; records counted by its report",
             Case::Idle(_) => "flood, then one line per connection",
         }
     }
@@ -92,6 +105,7 @@ impl Case {
             Case::Floor(backend, writing) => run_floor(task, dir.path(), backend, writing),
             Case::Flood(backend, ack) => run_flood(task, dir.path(), backend, ack),
             Case::Depth1(backend, ack) => run_depth1(task, dir.path(), backend, ack),
+            Case::Encoded(backend, ack, encoding) => run_encoded(task, dir.path(), backend, ack, encoding),
             Case::Idle(backend) => run_idle(task, dir.path(), backend),
         }
     }
@@ -105,6 +119,7 @@ impl fmt::Display for Case {
             Case::Floor(backend, writing) => write!(f, "floor {} {}", lower(backend), lower(writing)),
             Case::Flood(backend, ack) => write!(f, "{} {ack}", lower(backend)),
             Case::Depth1(backend, ack) => write!(f, "{} {ack} depth 1", lower(backend)),
+            Case::Encoded(backend, ack, encoding) => write!(f, "{} {ack} {}", lower(backend), lower(encoding)),
             Case::Idle(backend) => write!(f, "{} idle", lower(backend)),
         }
     }
@@ -155,11 +170,41 @@ fn run_flood(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel) -> io:
 
 fn run_depth1(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel) -> io::Result<Sample> {
     let process = server(task, dir, backend, ack)?;
+    run_generator(task, dir, process, &["--pipeline", "1", "--batch", "1"].map(OsStr::new))
+}
+
+fn run_encoded(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel, encoding: Encoding) -> io::Result<Sample> {
+    let pipeline = task.pipeline.to_string();
+    let mut args = ["--pipeline", &pipeline, "--batch", &pipeline, "--stamp", "none"].map(OsStr::new).to_vec();
+    let certs = dir.join("certs");
+    let ca = certs.join("server.crt");
+    let process = match encoding {
+        Encoding::Text => server(task, dir, backend, ack)?,
+        Encoding::Tls => {
+            make_certificate(&certs)?;
+            args.extend([OsStr::new("--tls"), OsStr::new("--ca-cert"), ca.as_os_str()]);
+            let tls = [OsStr::new("--tls"), OsStr::new("require"), OsStr::new("--cert-dir"), certs.as_os_str()];
+            server_with(task, dir, backend, ack, &tls)?
+        }
+    };
+    run_generator(task, dir, process, &args)
+}
+
+/// A certificate that is its own CA.
+fn make_certificate(dir: &Path) -> io::Result<()> {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).map_err(io::Error::other)?;
+    std::fs::create_dir_all(dir)?;
+    std::fs::write(dir.join("server.crt"), made.cert.pem())?;
+    std::fs::write(dir.join("server.key"), made.signing_key.serialize_pem())
+}
+
+fn run_generator(task: &OneCore, dir: &Path, process: Process, args: &[&OsStr]) -> io::Result<Sample> {
     let json = dir.join("loadgen.json");
     let before = Reading::of(process.pid())?;
     let status = Command::new(&task.loadgen)
         .env_clear()
-        .args(["--host", "127.0.0.1", "--mode", "plain", "--closed", "--pipeline", "1", "--batch", "1", "--quiet"])
+        .args(["--host", "127.0.0.1", "--mode", "plain", "--closed", "--quiet"])
+        .args(args)
         .args(["--port", &process.port.to_string(), "--connections", &task.connections.to_string()])
         .args(["--cpu-list", &task.generator_cpu.to_string(), "--record-size", &task.record_size.to_string()])
         .args(["--duration", &format!("{}ms", (task.warm_up() + task.window()).as_millis())])

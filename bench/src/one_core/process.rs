@@ -5,6 +5,7 @@ use crate::floor::{Backend, Writing};
 use procfs::process::Process as Proc;
 use ringest_sys::cpu;
 use ringest_wire::AckLevel;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -30,9 +31,21 @@ pub(super) struct Memory {
 
 /// Starts the server; it takes connections when this returns.
 pub(super) fn server(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel) -> io::Result<Process> {
+    server_with(task, dir, backend, ack, &[])
+}
+
+/// Starts the server with these arguments, too.
+pub(super) fn server_with(
+    task: &OneCore,
+    dir: &Path,
+    backend: Backend,
+    ack: AckLevel,
+    args: &[&OsStr],
+) -> io::Result<Process> {
     let ready = dir.join("ready");
     let mut command = Command::new(&task.server);
     command
+        .args(args)
         .args(["--port", "0", "--backend", backend_name(backend), "--ack", &ack.to_string()])
         .args(["--cpu-list", &task.server_cpu.to_string()])
         .arg("--log-dir")

@@ -149,6 +149,7 @@ impl fmt::Display for Report {
             writeln!(f, "tmpfs keeps nothing: the durable rows say nothing here; use --dir on a disk")?;
         }
         self.put_streaming(f)?;
+        self.put_encoded(f)?;
         self.put_depth1(f)?;
         self.put_idle(f)?;
         writeln!(f)?;
@@ -158,10 +159,20 @@ impl fmt::Display for Report {
 
 impl Report {
     fn put_streaming(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = self.rows.iter().filter(|row| matches!(row.case, Case::Floor(..) | Case::Flood(..)));
+        let title = "streaming, driven by the flood; server: records counted from replies, floor: from bytes received";
+        self.put_rates(f, title, |case| matches!(case, Case::Floor(..) | Case::Flood(..)))
+    }
+
+    fn put_encoded(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let title = "streaming through an encoding, driven and counted by ringest-loadgen, CPU over its whole run";
+        self.put_rates(f, title, |case| matches!(case, Case::Encoded(..)))
+    }
+
+    fn put_rates(&self, f: &mut fmt::Formatter<'_>, title: &str, is_in: fn(&Case) -> bool) -> fmt::Result {
+        let rows = self.rows.iter().filter(|row| is_in(&row.case));
         put_table(
             f,
-            "streaming, driven by the flood; server: records counted from replies, floor: from bytes received",
+            title,
             &["M records/s", "CPU ns/record", "user", "sys", "server busy %", "generator busy %"],
             rows,
             |row| {
