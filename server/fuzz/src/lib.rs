@@ -1,7 +1,7 @@
 //! What the fuzz targets share: ways to cut a stream, an obvious definition of a record, and a shard with one connection
 //! and a disk that never fails.
 
-use ringest_ingest::{Action, Limits, SegmentId, Shard, ShardConfig, ShardId, TlsConfig};
+use ringest_ingest::{Action, Door, Limits, SegmentFormat, SegmentId, Shard, ShardConfig, ShardId, TlsConfig};
 use ringest_wire::{AckLevel, Severity};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -94,7 +94,9 @@ impl House {
             first_segment: SegmentId(1),
             producers: Vec::new(),
             away: Vec::new(),
+            format: SegmentFormat::Plain,
             tls,
+            door: Door::new(&limits, None),
             limits,
         };
         let shard = Shard::new(config, now).expect("the bounds fit together");
@@ -148,7 +150,7 @@ impl House {
                     self.end.said.extend_from_slice(&buf);
                     self.shard.handle_sent(id, buf, self.now);
                 }
-                Action::CloseSegment { .. } | Action::Resume(_) => {}
+                Action::CloseSegment { .. } | Action::Resume(_) | Action::ResumeDatagrams => {}
                 Action::Close(_) => self.end.is_closed = true,
                 Action::HandOff { .. } => panic!("there is one shard"),
             }
