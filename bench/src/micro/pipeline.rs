@@ -10,6 +10,7 @@ use super::{Allocations, Case, Sample};
 use crate::lines::{Kind, Lines};
 use memchr::{memchr, memrchr};
 use ringest_ingest::{Action, Block, Door, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId};
+use ringest_loadgen::packer::{Compression, Packer};
 use ringest_sys::clock;
 use ringest_wire::{AckLevel, Severity};
 use std::time::{Duration, Instant};
@@ -33,8 +34,16 @@ pub(super) fn all() -> Vec<Box<dyn Case>> {
         (Watch::Whole, Plain, Durable, Kind::Large),
         (Watch::Whole, Plain, Durable, Kind::Hostile),
     ];
-    let case = |(watch, speech, level, kind)| Box::new(Pipeline::new(watch, speech, level, kind)) as Box<dyn Case>;
-    pipelines.into_iter().map(case).collect()
+    let case = |(watch, speech, level, kind)| Pipeline::new(watch, speech, level, kind);
+    let pipelines = pipelines.into_iter().map(case);
+    let flat = || Pipeline::new(Watch::Whole, Plain, Durable, Kind::Flat);
+    let compressed = [
+        Pipeline { format: SegmentFormat::Gzip, ..flat() },
+        Pipeline { packing: Some(Compression::Batch), ..flat() },
+        Pipeline { packing: Some(Compression::Bgzf), ..flat() },
+        Pipeline { packing: Some(Compression::Line), ..flat() },
+    ];
+    pipelines.chain(compressed).map(|case| Box::new(case) as Box<dyn Case>).collect()
 }
 
 /// What is timed.
@@ -58,6 +67,10 @@ struct Pipeline {
     speech: Speech,
     level: AckLevel,
     kind: Kind,
+    /// How segments are written.
+    format: SegmentFormat,
+    /// What clients send as a gzip member.
+    packing: Option<Compression>,
     lines: Lines,
     /// Made at the first run, so that cases that are not asked for take no memory.
     world: Option<World>,
@@ -65,7 +78,8 @@ struct Pipeline {
 
 impl Pipeline {
     fn new(watch: Watch, speech: Speech, level: AckLevel, kind: Kind) -> Pipeline {
-        Pipeline { watch, speech, level, kind, lines: Lines { bytes: Vec::new(), rows: 0 }, world: None }
+        let lines = Lines { bytes: Vec::new(), rows: 0 };
+        Pipeline { watch, speech, level, kind, format: SegmentFormat::Plain, packing: None, lines, world: None }
     }
 }
 
@@ -77,9 +91,11 @@ impl Case for Pipeline {
             stage => lower(format!("{stage:?}")),
         };
         let name = format!("{watch}/{}/{}", lower(format!("{:?}", self.speech)), self.level);
-        match self.kind {
-            Kind::Flat => name,
-            kind => format!("{name}/{}", lower(format!("{kind:?}"))),
+        match (self.kind, self.format, self.packing) {
+            (_, SegmentFormat::Gzip, _) => format!("{name}/gzip-segments"),
+            (_, _, Some(packing)) => format!("{name}/gzip-{}", packing.as_str()),
+            (Kind::Flat, SegmentFormat::Plain, None) => name,
+            (kind, SegmentFormat::Plain, None) => format!("{name}/{}", lower(format!("{kind:?}"))),
         }
     }
 
@@ -90,7 +106,7 @@ impl Case for Pipeline {
     fn run(&mut self, span: Duration, allocations: Allocations) -> Sample {
         let world = self.world.get_or_insert_with(|| {
             self.lines = Lines::of(self.kind, CORPUS_LEN);
-            World::new(self.speech, self.level, &mut self.lines)
+            World::new(self.speech, self.level, self.format, self.packing, &mut self.lines)
         });
         world.run(self.watch, &self.lines, span, allocations)
     }
@@ -100,6 +116,10 @@ impl Case for Pipeline {
 struct World {
     shard: Shard,
     clients: Vec<Client>,
+    /// Where clients compress: what they send, in pieces that are whole members of whole lines.
+    packed: Vec<Vec<u8>>,
+    /// Segments are compressed.
+    is_compressing: bool,
     /// Whose turn it is to be heard.
     next: usize,
     seen: Seen,
@@ -139,7 +159,15 @@ struct Seen {
 
 impl World {
     /// Greets the clients. `lines` are laid out twice, so that a chunk from anywhere in them lies in one piece.
-    fn new(speech: Speech, level: AckLevel, lines: &mut Lines) -> World {
+    fn new(
+        speech: Speech,
+        level: AckLevel,
+        format: SegmentFormat,
+        packing: Option<Compression>,
+        lines: &mut Lines,
+    ) -> World {
+        let mut packer = packing.map(Packer::new);
+        let packed = packer.as_mut().map_or(Vec::new(), |packer| pack(packer, &lines.bytes));
         let len = lines.bytes.len();
         lines.bytes.extend_from_within(..CHUNK_LEN.min(len));
         let config = ShardConfig {
@@ -151,7 +179,7 @@ impl World {
             first_segment: SegmentId(1),
             producers: Vec::new(),
             away: Vec::new(),
-            format: SegmentFormat::Plain,
+            format,
             tls: None,
             door: Door::new(&Limits::default(), None),
             limits: Limits::default(),
@@ -165,7 +193,15 @@ impl World {
                 Client { id, at: at * len / CLIENTS, is_within_line: false }
             })
             .collect();
-        let mut world = World { shard, clients, next: 0, seen: Seen::default(), done: Vec::new() };
+        let mut world = World {
+            shard,
+            clients,
+            packed,
+            is_compressing: format == SegmentFormat::Gzip,
+            next: 0,
+            seen: Seen::default(),
+            done: Vec::new(),
+        };
         world.act(Watch::Whole);
         for at in 0..CLIENTS {
             let id = world.clients[at].id;
@@ -174,7 +210,12 @@ impl World {
                 world.shard.handle_bytes(id, hello.as_bytes(), now);
                 world.act(Watch::Whole);
             }
-            world.break_in(id, lines);
+            if !world.packed.is_empty() {
+                world.break_in(id, lines, packer.as_mut());
+                world.clients[at].at = at % world.packed.len();
+                continue;
+            }
+            world.break_in(id, lines, None);
             // From the next line on: it begins in the middle of one.
             let start = world.clients[at].at;
             let rest = memchr(b'\n', &lines.bytes[start..len]).map_or(len - start, |newline| newline + 1);
@@ -186,12 +227,19 @@ impl World {
     /// Makes a connection take the memory that belongs to its start and not to a record: for an unfinished line it takes
     /// some when it first has one, more when it first has one in the same chunk as the end of another, and for replies
     /// when it is first owed many kinds at once.
-    fn break_in(&mut self, id: SessionId, lines: &Lines) {
+    fn break_in(&mut self, id: SessionId, lines: &Lines, mut packer: Option<&mut Packer>) {
         let longest = lines.bytes.split_inclusive(|&byte| byte == b'\n').max_by_key(|line| line.len());
         let (end, all) = longest.and_then(<[u8]>::split_last).expect("there is a line");
         let by_turns = b"{\"level\":\"INFO\",\"message\":0}\n[]\n".repeat(REPLIES_MAX / 2);
         for piece in [all, &[&[*end], all].concat(), &[*end], &by_turns] {
-            self.shard.handle_bytes(id, piece, Instant::now());
+            let mut member = Vec::new();
+            match &mut packer {
+                None => self.shard.handle_bytes(id, piece, Instant::now()),
+                Some(packer) => {
+                    packer.pack(piece, &mut member);
+                    self.shard.handle_bytes(id, &member, Instant::now());
+                }
+            }
             self.act(Watch::Whole);
         }
     }
@@ -205,6 +253,10 @@ impl World {
             let before = allocations();
             self.hear(watch, lines);
             self.act(watch);
+            // What a turn may not decode any more is decoded in the next.
+            if self.shard.poll_timeout().is_some_and(|at| at <= Instant::now()) {
+                self.shard.handle_timeout(Instant::now());
+            }
             if self.seen.has_rolled {
                 self.seen.roll_allocations += allocations() - before;
             }
@@ -219,7 +271,8 @@ impl World {
             ns: if watch == Watch::Whole { cpu } else { seen.watched }.as_nanos() as u64,
             allocations: allocated,
             // A block is its records, which were copied there once, and the description that was written before them.
-            copied: (watch == Watch::Whole).then_some(seen.carried + seen.blocks + seen.replies),
+            copied: (watch == Watch::Whole && self.packed.is_empty() && !self.is_compressing)
+                .then_some(seen.carried + seen.blocks + seen.replies),
             rolls: seen.rolls,
             roll_allocations: seen.roll_allocations,
         }
@@ -234,6 +287,11 @@ impl World {
             let client = &mut self.clients[self.next];
             self.next = (self.next + 1) % CLIENTS;
             if !self.shard.wants(client.id) {
+                continue;
+            }
+            if !self.packed.is_empty() {
+                self.shard.handle_bytes(client.id, &self.packed[client.at], now);
+                client.at = (client.at + 1) % self.packed.len();
                 continue;
             }
             let chunk = &lines.bytes[client.at..client.at + CHUNK_LEN];
@@ -302,6 +360,20 @@ impl World {
             }
         }
     }
+}
+
+/// The lines, in pieces that unpack to a chunk at most.
+fn pack(packer: &mut Packer, lines: &[u8]) -> Vec<Vec<u8>> {
+    let (mut pieces, mut rest) = (Vec::new(), lines);
+    while !rest.is_empty() {
+        let most = rest.len().min(CHUNK_LEN);
+        let (now, later) = rest.split_at(memrchr(b'\n', &rest[..most]).map_or(most, |newline| newline + 1));
+        let mut piece = Vec::new();
+        packer.pack(now, &mut piece);
+        pieces.push(piece);
+        rest = later;
+    }
+    pieces
 }
 
 impl Client {

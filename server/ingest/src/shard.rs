@@ -585,7 +585,11 @@ impl Shard {
         match (&mut session.transport, session.handshake) {
             _ if session.is_closing => {}
             (None, _) => self.feed(id, session, chunk),
-            (Some(transport), Handshake::Waiting) => transport.keep_rest(chunk, true),
+            (Some(transport), Handshake::Waiting) => {
+                let mut rest = transport.take_rest();
+                rest.extend_from_slice(chunk);
+                transport.keep_rest(rest, true);
+            }
             (Some(_), Handshake::None | Handshake::Running) => self.decode(id, session, chunk),
         }
     }
@@ -654,7 +658,8 @@ impl Shard {
         let mut plain = std::mem::take(&mut self.decoded);
         let mut rest = transport.take_rest();
         let mut input = chunk;
-        if !rest.is_empty() {
+        let has_rest = !rest.is_empty();
+        if has_rest {
             rest.extend_from_slice(chunk);
             input = &rest;
         }
@@ -688,7 +693,17 @@ impl Shard {
             self.handshakes -= 1;
             session.handshake = Handshake::None;
         }
-        transport.keep_rest(input, is_behind);
+        let left = input.len();
+        if has_rest {
+            rest.drain(..rest.len() - left);
+        } else if left > 0 {
+            rest = self.spare_sends.pop().unwrap_or_default();
+            rest.extend_from_slice(&chunk[chunk.len() - left..]);
+        }
+        if has_rest && left == 0 {
+            self.recycle(std::mem::take(&mut rest));
+        }
+        transport.keep_rest(rest, is_behind);
         session.transport = Some(transport);
         self.decoded = plain;
     }

@@ -113,8 +113,8 @@ impl Transport {
     }
 
     /// Keeps what was not decoded.
-    pub(crate) fn keep_rest(&mut self, rest: &[u8], is_behind: bool) {
-        self.rest = rest.to_vec();
+    pub(crate) fn keep_rest(&mut self, rest: Vec<u8>, is_behind: bool) {
+        self.rest = rest;
         self.is_behind = is_behind;
     }
 
