@@ -416,7 +416,7 @@ impl World {
 
     /// Steps until it is done; panics where nothing can happen any more and it is not.
     fn run_dry(&mut self, goal: &str, is_done: impl Fn(&World) -> bool) {
-        for _ in 0..200_000 {
+        for _ in 0..STEPS_MAX {
             if is_done(self) {
                 self.settle_all();
                 return;
@@ -662,6 +662,9 @@ fn storage_breaker(rng: &mut Rng) -> BreakerLimits {
 
 /// Producers of one world at most. A shard that has to forget a producer cannot tell its lines from new ones.
 const PRODUCERS_MAX: u64 = 4;
+/// Steps after which a world is held to go on without an end. Where a turn decodes one byte, from pieces of a few bytes,
+/// more than 200,000 are needed.
+const STEPS_MAX: usize = 2_000_000;
 
 /// Words of answers, and what they show to have happened.
 const TELLING: [(&str, &str); 13] = [
