@@ -1,5 +1,6 @@
 //! What the workers counted, as lines to read: where every line that came in has gone.
 
+use crate::reading::Reading;
 use crate::worker::Summary;
 use ringest_ingest::Tally;
 use ringest_wire::Code;
@@ -41,11 +42,11 @@ impl<'a> Books<'a> {
 
     /// What became of connections that were not welcome, where there were any.
     fn doors(&self) -> Vec<String> {
-        let sum = |of: fn(&Tally) -> u64| self.summaries.iter().map(|summary| of(&summary.tally)).sum::<u64>();
+        let sum = |of: fn(&Tally) -> u64| self.summaries.iter().map(|summary| of(&summary.reading.tally)).sum::<u64>();
         let (full, address) = (sum(|tally| tally.refused_full), sum(|tally| tally.refused_address));
         let mut ended = String::new();
         for code in Code::ALL {
-            let count: u64 = self.summaries.iter().map(|summary| summary.tally.ended[code as usize]).sum();
+            let count: u64 = self.summaries.iter().map(|summary| summary.reading.tally.ended[code as usize]).sum();
             if count > 0 {
                 let comma = if ended.is_empty() { "" } else { ", " };
                 ended += &format!("{comma}{code} {count}");
@@ -63,7 +64,7 @@ impl<'a> Books<'a> {
 
     /// Whether every line that was received is accounted for.
     pub fn close(&self) -> bool {
-        self.summaries.iter().all(|summary| summary.tally.closes_with(summary.in_flight))
+        self.summaries.iter().all(|summary| summary.reading.closes())
     }
 }
 
@@ -76,7 +77,7 @@ impl fmt::Display for Books<'_> {
             writeln!(
                 f,
                 "shard {}: {entry}; {}{}; {}",
-                summary.shard,
+                summary.reading.shard,
                 summary.setup,
                 Pressure(summary),
                 summary.counters
@@ -95,7 +96,7 @@ struct Pressure<'a>(&'a Summary);
 
 impl fmt::Display for Pressure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary { tally, breaker, .. } = self.0;
+        let Reading { tally, breaker, .. } = &self.0.reading;
         let (over_share, overdue) = (tally.shed_over_share, tally.shed_overdue);
         if tally.storage_breaker_opened > 0 {
             write!(f, "; storage breaker {}, opened {} times", breaker.as_str(), tally.storage_breaker_opened)?;
@@ -112,14 +113,14 @@ impl fmt::Display for Pressure<'_> {
 
 impl Entry {
     fn of(summary: &Summary) -> Entry {
-        let tally = &summary.tally;
+        let tally = &summary.reading.tally;
         Entry {
             received: tally.received,
             stored: tally.stored,
             filtered: tally.filtered,
             duplicate: tally.duplicate,
             rejected: tally.rejected,
-            in_flight: summary.in_flight,
+            in_flight: summary.reading.in_flight,
             tls_handshakes: tally.tls_handshakes,
             tls_failures: tally.tls_failures,
             datagrams: summary.takes_datagrams.then_some(Datagrams {

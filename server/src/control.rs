@@ -152,7 +152,7 @@ impl Outcome {
             Ok(summary) => self.summaries.push(summary),
             Err(reason) => self.failures.push(reason),
         }
-        self.summaries.sort_by_key(|summary| summary.shard);
+        self.summaries.sort_by_key(|summary| summary.reading.shard);
     }
 }
 

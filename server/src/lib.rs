@@ -10,6 +10,7 @@ pub mod control;
 pub mod driver;
 pub mod inspect;
 pub mod notice;
+pub mod reading;
 pub mod storage;
 pub mod tls;
 pub mod token;

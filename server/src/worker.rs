@@ -5,10 +5,9 @@
 
 use crate::driver::{self, Backend, Guest};
 use crate::notice;
+use crate::reading::{Asker, Probe, Reading};
 use crate::storage::{Ending, KeeperHandle, SegmentFile, Store, fault};
-use ringest_ingest::{
-    BreakerState, Fault, Handover, ProducerState, SegmentId, Shard, ShardConfig, ShardId, Tally, TlsConfig,
-};
+use ringest_ingest::{Fault, Handover, ProducerState, SegmentId, Shard, ShardConfig, ShardId, TlsConfig};
 use ringest_sys::cpu;
 use ringest_sys::event_fd::EventFd;
 use std::io;
@@ -47,12 +46,8 @@ pub struct Worker {
 /// How a worker's life went.
 #[derive(Clone, Debug)]
 pub struct Summary {
-    /// Its shard.
-    pub shard: u16,
-    /// Its books.
-    pub tally: Tally,
-    /// Records it had admitted and not written.
-    pub in_flight: u64,
+    /// What it said in the end.
+    pub reading: Reading,
     /// It took datagrams.
     pub takes_datagrams: bool,
     /// The kernel interface as it was set up.
@@ -61,8 +56,6 @@ pub struct Summary {
     pub counters: String,
     /// Everything was settled, made durable and closed.
     pub drained: bool,
-    /// What the breaker around storage said in the end.
-    pub breaker: BreakerState,
 }
 
 /// What a worker can be told from outside.
@@ -75,6 +68,8 @@ pub(crate) enum Message {
     Closed,
     /// How connections are encrypted from now on.
     Tls(TlsConfig),
+    /// Somebody asks how it is. To be answered at the end of a turn.
+    Ask(Asker),
     /// Settle and end.
     Drain,
     /// End.
@@ -228,6 +223,11 @@ impl Worker {
     /// Tells it how connections are encrypted from now on.
     pub fn set_tls(&self, tls: TlsConfig) {
         self.letterbox.post(Message::Tls(tls));
+    }
+
+    /// Who can ask it how it is.
+    pub fn probe(&self) -> Probe {
+        Probe::new(self.shard, self.letterbox.clone())
     }
 
     /// Asks it to settle what it has taken and end.

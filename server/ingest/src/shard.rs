@@ -22,9 +22,10 @@ use crate::producer::{ProducerState, Producers, home_shard};
 use crate::quota::{self, Line, Shares};
 use crate::session::{Budget, Handshake, Mode, OUTBOX_STOP_LEN, Replies, Session, Shed, Stream};
 use crate::slab::{SessionId, Slab};
+use crate::stage::Stage;
 use crate::tally::Tally;
 use crate::transport::{Decoded, Opening, Transport, Unpacker};
-use crate::writer::{Gate, Writer};
+use crate::writer::{Gate, StorageHealth, Writer};
 use memchr::{memchr, memrchr};
 use ringest_wire::answer::{Answer, Welcome};
 use ringest_wire::control::{self, Control, Hello};
@@ -363,6 +364,14 @@ impl Shard {
         self.with_session(id, |shard, session| shard.receive(id, session, chunk));
     }
 
+    /// The chunk that was just handed over was looked at from `began` to `ended`. It had been there since the `now` that came
+    /// with it.
+    pub fn time_chunk(&mut self, began: Instant, ended: Instant) {
+        let stages = &mut self.intake.tally.stages;
+        stages.record(Stage::Receive, began.saturating_duration_since(self.now));
+        stages.record(Stage::Parse, ended.saturating_duration_since(began));
+    }
+
     /// Whether the next datagram may be handed over now. After a no, [`Action::ResumeDatagrams`] will say when; what
     /// comes meanwhile is best left in the kernel, which counts what it has no room for.
     pub fn wants_datagrams(&mut self) -> bool {
@@ -441,7 +450,9 @@ impl Shard {
         self.now = now;
         self.recycle(buf);
         if let Some(session) = self.sessions.get_mut(id) {
-            session.sending_since = None;
+            if let Some(since) = session.sending_since.take() {
+                self.intake.tally.stages.record(Stage::Ack, now.saturating_duration_since(since));
+            }
             self.make_ready(id);
         }
     }
@@ -514,7 +525,8 @@ impl Shard {
             if let Some(action) = self.actions.pop_front() {
                 return Some(action);
             }
-            if let Some(action) = self.intake.writer.poll(&mut self.intake.producers, self.now) {
+            if let Some(action) = self.intake.writer.poll(&mut self.intake.producers, self.now, &mut self.intake.tally)
+            {
                 return Some(action);
             }
             // Not before it is polled: the slot must not have its next tenant while the driver holds the last.
@@ -552,6 +564,11 @@ impl Shard {
     /// What the breaker around storage says.
     pub fn breaker(&self) -> BreakerState {
         self.intake.writer.breaker().0
+    }
+
+    /// How storage does.
+    pub fn storage(&self) -> StorageHealth {
+        self.intake.writer.health()
     }
 
     /// Connections.
@@ -891,7 +908,9 @@ impl Shard {
             (shed, _) => *shed = None,
         }
         if self.intake.refusal.is_none() {
-            session.waits_since = None;
+            if let Some(since) = session.waits_since.take() {
+                self.intake.tally.stages.record(Stage::Receive, self.now.saturating_duration_since(since));
+            }
             self.shares.handle_sent(&mut session.usage, len, self.now);
             self.queue.handle_served(&mut session.usage, len);
             // One chunk each, while others wait.

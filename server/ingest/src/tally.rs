@@ -1,5 +1,6 @@
 //! The shard's books.
 
+use crate::stage::Stages;
 use ringest_wire::{Class, Code};
 
 /// What became of every line. The books close:
@@ -57,6 +58,8 @@ pub struct Tally {
     pub udp_cut: u64,
     /// Datagrams that the kernel had no room for. Nobody knows what was in them, so they are in no other count.
     pub udp_kernel_drops: u64,
+    /// Where their time went.
+    pub stages: Stages,
 }
 
 impl Tally {
@@ -87,6 +90,7 @@ impl Tally {
             udp_datagrams: 0,
             udp_cut: 0,
             udp_kernel_drops: 0,
+            stages: Stages::default(),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::member::{Press, SegmentFormat, packed_len_max};
 use crate::producer::Producers;
 use crate::shard::{Action, Fault, ShardId};
 use crate::slab::SessionId;
+use crate::stage::Stage;
 use crate::tally::Tally;
 use ringest_wire::{AckLevel, Code};
 use std::collections::VecDeque;
@@ -33,6 +34,17 @@ pub(crate) enum Gate {
     Wait,
     /// Storage cannot take it; the lines have to be refused.
     Refuse(Code),
+}
+
+/// How the storage of a shard does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StorageHealth {
+    /// When a sync last succeeded; `None` before the first.
+    pub synced_at: Option<Instant>,
+    /// The oldest record in memory that is not yet safe came then.
+    pub unsafe_since: Option<Instant>,
+    /// What a line would be refused with now, if it would.
+    pub refuses: Option<Code>,
 }
 
 pub(crate) struct Writer {
@@ -56,6 +68,8 @@ pub(crate) struct Writer {
     /// Every batch up to this one is in the books. Never goes back.
     booked: u64,
     durable: u64,
+    /// When a sync last succeeded.
+    synced_at: Option<Instant>,
     /// Batches that were let go of once written, and whose segment failed before it was synced: above the first number,
     /// up to the second. Whether the disk has them will be known after a restart.
     doubtful: Option<(u64, u64)>,
@@ -141,6 +155,7 @@ impl Writer {
             written: 0,
             booked: 0,
             durable: 0,
+            synced_at: None,
             doubtful: None,
             durable_wanted: 0,
             sync_waiters: Vec::new(),
@@ -317,7 +332,7 @@ impl Writer {
     }
 
     /// What to do next, or `None` until something has happened.
-    pub(crate) fn poll(&mut self, producers: &mut Producers, now: Instant) -> Option<Action> {
+    pub(crate) fn poll(&mut self, producers: &mut Producers, now: Instant, tally: &mut Tally) -> Option<Action> {
         let unplaced = self.open.is_some() || self.issued < self.flights.len();
         if !self.waits
             && (!self.draining || unplaced)
@@ -329,7 +344,7 @@ impl Writer {
             self.seal(producers);
         }
         if !self.broken && !self.waits {
-            if let Some(block) = self.next_write(producers, now) {
+            if let Some(block) = self.next_write(producers, now, tally) {
                 return Some(Action::Write(block));
             }
             if let Some(segment) = self.next_sync(now) {
@@ -387,7 +402,7 @@ impl Writer {
         });
     }
 
-    fn next_write(&mut self, producers: &Producers, now: Instant) -> Option<Block> {
+    fn next_write(&mut self, producers: &Producers, now: Instant, tally: &mut Tally) -> Option<Block> {
         if self.writes >= self.limits.writes_max {
             return None;
         }
@@ -399,6 +414,7 @@ impl Writer {
             let mut block = flight.block.take().expect("a block that was not issued is here");
             block.address(id, offset, &segment_line, self.limits.paged_len_min);
             (flight.place, flight.written, flight.issued_at) = (Some((id, offset)), false, now);
+            tally.stages.record(Stage::Queue, now.saturating_duration_since(flight.opened_at));
             let segment = self.chain.get_mut(id).expect("the segment was just placed");
             segment.end += block.len() as u64;
             segment.rows += u64::from(block.rows);
@@ -447,6 +463,7 @@ impl Writer {
             flight.written = !failed;
             flight.block = Some(block);
             issued_at = flight.issued_at;
+            tally.stages.record(Stage::Write, now.saturating_duration_since(issued_at));
         }
         match outcome {
             Ok(()) => {
@@ -472,10 +489,12 @@ impl Writer {
         let Syncing { segment, issued_at, upto, is_last } =
             self.syncing.take().expect("a sync that completes was under way");
         assert_eq!(segment, segment_id, "one sync is under way at a time");
+        tally.stages.record(Stage::Sync, now.saturating_duration_since(issued_at));
         let segment = self.chain.get_mut(segment_id).expect("a segment lives while it is synced");
         match outcome {
             Ok(()) => {
                 tally.syncs += 1;
+                self.synced_at = Some(now);
                 if is_last {
                     segment.ending = Ending::Synced;
                 }
@@ -619,6 +638,17 @@ impl Writer {
         if !self.broken {
             self.breaker.record(outcome, now.saturating_duration_since(issued_at), now);
         }
+    }
+
+    /// How storage does.
+    pub(crate) fn health(&self) -> StorageHealth {
+        let refuses = match self.gate() {
+            Gate::Refuse(code) => Some(code),
+            Gate::Open | Gate::Wait => None,
+        };
+        let oldest = self.flights.front().map(|flight| flight.opened_at);
+        let unsafe_since = oldest.or_else(|| self.open.as_ref().map(|open| open.opened_at));
+        StorageHealth { synced_at: self.synced_at, unsafe_since, refuses }
     }
 
     /// What the breaker says, and how often it has opened.

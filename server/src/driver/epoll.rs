@@ -6,8 +6,9 @@
 
 use super::datagrams::{Datagrams, Received};
 use super::entrance::{ACCEPTS_PER_TURN, Entrance, Guest, Next};
-use super::{LINGER, report};
+use super::{LINGER, hear, report};
 use crate::notice;
+use crate::reading::{self, Asker, Reading};
 use crate::storage::SegmentFile;
 use crate::worker::{Files, Inbox, Letterbox, Message, Seat, Summary};
 use ringest_ingest::{Action, Block, DriverMemory, Fault, SegmentId, SessionId, Shard, ShardId};
@@ -44,6 +45,7 @@ pub(crate) struct Epoll {
     counters: Counters,
     takes_datagrams: bool,
     is_draining: bool,
+    askers: Vec<Asker>,
     is_aborted: bool,
 }
 
@@ -64,6 +66,13 @@ struct Counters {
     waits: u64,
     receives: u64,
     sends: u64,
+}
+
+impl Counters {
+    fn named(&self) -> [(&'static str, u64); 3] {
+        let Counters { waits, receives, sends } = *self;
+        [("waits", waits), ("receives", receives), ("sends", sends)]
+    }
 }
 
 impl fmt::Display for Counters {
@@ -101,6 +110,7 @@ impl Epoll {
             buffer: vec![0; seat.buffer_len.max(READ_LEN_MIN)],
             counters: Counters::default(),
             is_draining: false,
+            askers: Vec::new(),
             is_aborted: false,
         })
     }
@@ -147,6 +157,7 @@ impl Epoll {
         self.end_datagrams(now);
         self.act(now);
         self.part(now);
+        reading::answer(std::mem::take(&mut self.askers), || self.reading());
         Ok(())
     }
 
@@ -195,6 +206,7 @@ impl Epoll {
                 }
                 Message::Closed => self.files.handle_closed(),
                 Message::Tls(tls) => self.shard.handle_tls(tls),
+                Message::Ask(asker) => self.askers.push(asker),
                 Message::Drain => {
                     self.is_draining = true;
                     self.entrance.shut();
@@ -244,7 +256,7 @@ impl Epoll {
             }
             Ok(len) => {
                 *budget = budget.saturating_sub(len);
-                shard.handle_bytes(id, &buffer[..len], now);
+                hear(shard, id, &buffer[..len], now);
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => self.lose(id, now),
@@ -311,7 +323,7 @@ impl Epoll {
         while !connection.held.is_empty() && shard.wants(id) {
             let rest = connection.held.split_off(connection.held.len().min(buffer.len()));
             let chunk = std::mem::replace(&mut connection.held, rest);
-            shard.handle_bytes(id, &chunk, now);
+            hear(shard, id, &chunk, now);
         }
     }
 
@@ -459,16 +471,17 @@ impl Epoll {
         self.connections[id.slot()].take()
     }
 
+    fn reading(&self) -> Reading {
+        Reading::of(self.id, &self.shard, &self.counters.named())
+    }
+
     fn summary(&self) -> Summary {
         Summary {
-            shard: self.id.0,
-            tally: self.shard.tally().clone(),
-            in_flight: self.shard.in_flight(),
+            reading: self.reading(),
             takes_datagrams: self.takes_datagrams,
             setup: "level-triggered, files on a writer thread".into(),
             counters: self.counters.to_string(),
             drained: self.shard.is_drained(),
-            breaker: self.shard.breaker(),
         }
     }
 }

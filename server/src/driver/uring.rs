@@ -11,8 +11,9 @@
 use super::credit::{Credit, Pool};
 use super::datagrams::{Datagrams, Received};
 use super::entrance::{ACCEPTS_PER_TURN, Entrance, Guest, Next};
-use super::{LINGER, report};
+use super::{LINGER, hear, report};
 use crate::notice;
+use crate::reading::{self, Asker, Reading};
 use crate::worker::{Files, Inbox, Letterbox, Message, Seat, Summary};
 use ringest_ingest::{Action, Block, DriverMemory, Handover, Limits, SegmentId, SessionId, Shard, ShardId};
 use ringest_sys::datagram;
@@ -54,6 +55,7 @@ pub(crate) struct Uring {
     pool: Pool,
     chunk_len_max: usize,
     is_draining: bool,
+    askers: Vec<Asker>,
     is_aborted: bool,
 }
 
@@ -156,6 +158,7 @@ impl Uring {
             pool: Pool::new(seat.hold_len_max / seat.buffer_len),
             chunk_len_max: seat.buffer_len,
             is_draining: false,
+            askers: Vec::new(),
             is_aborted: false,
         })
     }
@@ -184,6 +187,7 @@ impl Uring {
         self.arm();
         self.arm_datagrams();
         self.part(now);
+        reading::answer(std::mem::take(&mut self.askers), || self.reading());
         Ok(())
     }
 
@@ -356,6 +360,7 @@ impl Uring {
             }
             Message::Closed => self.files.handle_closed(),
             Message::Tls(tls) => self.shard.handle_tls(tls),
+            Message::Ask(asker) => self.askers.push(asker),
             Message::Drain => {
                 self.is_draining = true;
                 self.is_called = false;
@@ -495,7 +500,7 @@ impl Uring {
         match held {
             // The usual case, in which nothing has to be remembered.
             Held::Lease(lease) if connection.held.is_empty() && shard.wants(id) => {
-                shard.handle_bytes(id, ring.lent(&lease), now);
+                hear(shard, id, ring.lent(&lease), now);
                 ring.release(lease);
             }
             // Sessions that wait for long may keep half of the buffers; the other half is for those that do not.
@@ -535,7 +540,7 @@ impl Uring {
             }
             match connection.held.pop_front() {
                 Some(Held::Lease(lease)) => {
-                    shard.handle_bytes(id, ring.lent(&lease), now);
+                    hear(shard, id, ring.lent(&lease), now);
                     ring.release(lease);
                 }
                 Some(Held::Bytes(mut bytes)) => {
@@ -543,7 +548,7 @@ impl Uring {
                     if !rest.is_empty() {
                         connection.held.push_front(Held::Bytes(rest));
                     }
-                    shard.handle_bytes(id, &bytes, now);
+                    hear(shard, id, &bytes, now);
                 }
                 Some(Held::End) => shard.handle_end(id, now),
                 None => return,
@@ -750,16 +755,17 @@ impl Uring {
         }
     }
 
+    fn reading(&self) -> Reading {
+        Reading::of(self.id, &self.shard, &self.ring.stats().named())
+    }
+
     fn summary(&self) -> Summary {
         Summary {
-            shard: self.id.0,
-            tally: self.shard.tally().clone(),
-            in_flight: self.shard.in_flight(),
+            reading: self.reading(),
             takes_datagrams: self.takes_datagrams,
             setup: self.ring.setup().to_string(),
             counters: self.ring.stats().to_string(),
             drained: self.shard.is_drained(),
-            breaker: self.shard.breaker(),
         }
     }
 }

@@ -65,6 +65,21 @@ pub struct RingStats {
     pub stale: u64,
 }
 
+impl RingStats {
+    /// All of them, by name.
+    pub fn named(&self) -> [(&'static str, u64); 6] {
+        let RingStats { enters, completions, cq_overflows, enobufs, multishots_ended, stale } = *self;
+        [
+            ("enters", enters),
+            ("completions", completions),
+            ("cq_overflows", cq_overflows),
+            ("enobufs", enobufs),
+            ("multishots_ended", multishots_ended),
+            ("stale_completions", stale),
+        ]
+    }
+}
+
 impl fmt::Display for RingStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RingStats { enters, completions, cq_overflows, enobufs, multishots_ended, stale } = self;
