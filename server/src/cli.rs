@@ -1,12 +1,14 @@
-//! What was typed: flags and environment variables. What they mean is [`crate::config`]'s.
+//! What was typed: flags, environment variables and a configuration file. What they mean is [`crate::config`]'s.
 
+use crate::config_file::ConfigFile;
 use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Args as Group, Parser, Subcommand};
+use clap::{ArgAction, ArgMatches, Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Takes log records over TCP, one JSON object per line, and acknowledges them once they are safe.
 ///
-/// A flag beats its environment variable, which beats the default. Exit codes: 0 drained, 1 could not run or had to
+/// A flag beats its environment variable, which beats the configuration file, which beats the default. Exit codes: 0 drained, 1 could not run or had to
 /// leave something undone, 2 usage, 130/143 ended at once by a second signal.
 #[derive(Debug, Parser)]
 #[command(name = "ringest-server", version, max_term_width = 120)]
@@ -39,8 +41,11 @@ pub struct Stored {
 }
 
 /// How to serve.
-#[derive(Debug, Group)]
+#[derive(Clone, Debug, Group)]
 pub struct Args {
+    /// File of settings: keys are the long names of flags, like port = 9000; read again on SIGHUP.
+    #[arg(long, env = "RINGEST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Address to listen on; anything wider than loopback is asked for here.
     #[arg(long, env = "SERVER_HOST", value_name = "HOST", default_value = "127.0.0.1")]
     pub host: String,
@@ -151,10 +156,45 @@ pub struct Args {
     pub print_config: bool,
 }
 
+/// Everything that was typed, wherever that was.
+#[derive(Debug)]
+pub struct Typed {
+    /// What it comes to.
+    pub cli: Cli,
+    matches: ArgMatches,
+    file: Option<ConfigFile>,
+}
+
+impl Typed {
+    /// Reads a command line, the environment, and the file that they name. A command line that makes no sense, or asks
+    /// for help, ends the process here.
+    ///
+    /// # Errors
+    /// What is wrong with the file: a sentence.
+    pub fn read(words: &[OsString]) -> Result<Typed, String> {
+        let matches = Cli::command().get_matches_from(words);
+        let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let Some(path) = cli.serve.config.as_deref().filter(|_| cli.command.is_none()) else {
+            return Ok(Typed { cli, matches, file: None });
+        };
+        let file = ConfigFile::read(path, &Cli::command())?;
+        let matches = file.apply(Cli::command()).get_matches_from(words);
+        let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        Ok(Typed { cli, matches, file: Some(file) })
+    }
+
+    /// Adds to a refusal where in the file its cause is written, if it is.
+    pub fn locate(&self, refusal: String) -> String {
+        match &self.file {
+            Some(file) => file.locate(refusal, &self.matches),
+            None => refusal,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_flags_fit_together() {

@@ -45,6 +45,8 @@ pub struct Config {
     pub tls: Option<(TlsPlan, Identity)>,
     /// Where the tokens are that let a session in; none asks nobody for one.
     pub token_file: Option<PathBuf>,
+    /// Where some of this was written, beside flags and environment variables.
+    pub config_file: Option<PathBuf>,
     /// Written when connections are taken.
     pub ready_file: Option<PathBuf>,
     /// What was decided without being asked for, a sentence each.
@@ -120,6 +122,7 @@ impl Config {
             drain_deadline: duration("DRAIN_DEADLINE", &args.drain_deadline, DRAIN_MAX)?,
             token_file: args.token_file.clone(),
             tls,
+            config_file: args.config.clone(),
             ready_file: args.ready_file.clone(),
             backend: backend(args, machine, &mut notices)?,
             notices,
@@ -181,6 +184,7 @@ impl Config {
                 "oldest": plan.oldest.as_str(),
                 "client_ca": plan.client_ca,
             })),
+            "config_file": self.config_file,
             "ready_file": self.ready_file,
             "notices": self.notices,
         })

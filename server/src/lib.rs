@@ -6,6 +6,7 @@
 pub mod books;
 pub mod cli;
 pub mod config;
+pub mod config_file;
 pub mod control;
 pub mod driver;
 pub mod inspect;

@@ -1,9 +1,8 @@
 //! `ringest-server`: the life of a server, from its arguments to its exit code.
 
-use clap::Parser;
 use ringest_ingest::{Door, ShardConfig, ShardId};
 use ringest_server::books::Books;
-use ringest_server::cli::{Cli, Command};
+use ringest_server::cli::{Command, Typed};
 use ringest_server::config::{Config, Machine, Udp};
 use ringest_server::control::{self, Control, ReadyFile};
 use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
@@ -11,30 +10,38 @@ use ringest_server::worker::{self, Worker, WorkerPlan};
 use ringest_server::{inspect, notice, token};
 use ringest_sys::{datagram, limit, net};
 use ringest_wire::AckLevel;
+use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let done = match &cli.command {
+    let words: Vec<OsString> = env::args_os().collect();
+    let typed = match Typed::read(&words) {
+        Ok(typed) => typed,
+        Err(reason) => return refuse(&reason),
+    };
+    let done = match &typed.cli.command {
         Some(Command::Inspect(stored)) => inspect::inspect(&stored.path),
         Some(Command::Verify(stored)) => inspect::verify(&stored.path),
         Some(Command::Cat(stored)) => inspect::cat(&stored.path),
-        None => match Machine::here().and_then(|machine| Config::resolve(&cli.serve, &machine)) {
-            Ok(config) if cli.serve.print_config => print(&config),
+        None => match Machine::here().and_then(|machine| Config::resolve(&typed.cli.serve, &machine)) {
+            Ok(config) if typed.cli.serve.print_config => print(&config),
             Ok(config) => serve(&config),
-            Err(refusal) => {
-                notice!("{refusal}");
-                return ExitCode::from(USAGE);
-            }
+            Err(refusal) => return refuse(&typed.locate(refusal.to_string())),
         },
     };
     done.unwrap_or_else(|err| {
         notice!("{err}");
         ExitCode::FAILURE
     })
+}
+
+fn refuse(reason: &str) -> ExitCode {
+    notice!("{reason}");
+    ExitCode::from(USAGE)
 }
 
 fn print(config: &Config) -> io::Result<ExitCode> {

@@ -9,21 +9,59 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 #[test]
-fn a_flag_beats_the_environment_which_beats_the_default() {
-    let resolved = |flags: &[&str], port: Option<&str>| {
-        let mut command = server();
-        command.arg("--print-config").args(flags);
-        if let Some(port) = port {
-            command.env("SERVER_PORT", port);
-        }
-        let output = command.output().unwrap();
+fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ringest.toml");
+    fs::write(&file, "# where\nport = 9050\nno-pin = true\nudp = true\nline-timeout = \"7s\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    let resolved = |flags: &[&str], variables: &[(&str, &str)]| {
+        let output = server().arg("--print-config").args(flags).envs(variables.iter().copied()).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         let config: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        config["listen"].as_str().unwrap().to_owned()
+        config
     };
-    assert_eq!(resolved(&[], None), "127.0.0.1:9000");
-    assert_eq!(resolved(&[], Some("9100")), "127.0.0.1:9100");
-    assert_eq!(resolved(&["--port", "9200"], Some("9100")), "127.0.0.1:9200");
+    let port = |flags: &[&str], variables: &[(&str, &str)]| resolved(flags, variables)["listen"].clone();
+    assert_eq!(port(&[], &[]), "127.0.0.1:9000");
+    assert_eq!(port(&[], &[("SERVER_PORT", "9100")]), "127.0.0.1:9100");
+    assert_eq!(port(&["--port", "9200"], &[("SERVER_PORT", "9100")]), "127.0.0.1:9200");
+    assert_eq!(port(&["--config", file], &[]), "127.0.0.1:9050");
+    assert_eq!(port(&["--config", file], &[("SERVER_PORT", "9100")]), "127.0.0.1:9100");
+    assert_eq!(port(&["--config", file, "--port", "9000"], &[]), "127.0.0.1:9000", "a flag that says the default, too");
+
+    let config = resolved(&[], &[("RINGEST_CONFIG", file), ("ENABLE_UDP", "false")]);
+    assert_eq!(config["line_timeout_ms"], 7000);
+    assert_eq!(config["udp"], serde_json::Value::Null);
+    assert!(config["cpus"].as_array().unwrap().iter().all(serde_json::Value::is_null), "{config}");
+    assert_eq!(config["config_file"], file);
+}
+
+#[test]
+fn a_file_that_says_something_else_than_a_flag_could_is_refused_by_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ringest.toml");
+    for (text, words) in [
+        (
+            "port = 9000\nbatch_size = 10\n",
+            "ringest.toml, line 2: there is no key \"batch_size\"; did you mean \"batch-size\"?",
+        ),
+        ("shards = \"two\"\n", "line 1: shards is a string, and a whole number is expected"),
+        ("\nbatch-size = 0\n", "BATCH_SIZE=0: a batch has at least one record (batch-size in"),
+        ("drain-deadline = \"soon\"\n", "DRAIN_DEADLINE: \"soon\" is not a time up to 1h"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let output = server().arg("--print-config").arg("--config").arg(&path).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{text}: {}", stderr(&output));
+        assert!(stderr(&output).contains(words), "{text}: {}", stderr(&output));
+        assert!(output.stdout.is_empty());
+    }
+    let absent = server().env("RINGEST_CONFIG", dir.path().join("absent")).output().unwrap();
+    assert_eq!(absent.status.code(), Some(2));
+    assert!(stderr(&absent).contains("absent: No such file"), "{}", stderr(&absent));
+    // What is stored is read without any settings.
+    fs::create_dir_all(dir.path().join("logs/shard-00")).unwrap();
+    let cat =
+        server().env("RINGEST_CONFIG", dir.path().join("absent")).arg("cat").arg(dir.path().join("logs")).output();
+    assert!(cat.unwrap().status.success());
 }
 
 #[test]
