@@ -284,7 +284,12 @@ impl Replies {
         match self.runs.back_mut() {
             // Replies leave in order, so a later run may join one that waits for the same batch or a later one.
             Some(last) if last.error == run.error && last.batch >= run.batch => last.count += run.count,
-            _ => self.runs.push_back(run),
+            _ => {
+                if self.runs.capacity() == 0 {
+                    self.runs.reserve_exact(1); // One at a time never owes two, and may be idle from now on.
+                }
+                self.runs.push_back(run);
+            }
         }
     }
 
