@@ -1,6 +1,6 @@
 //! What was typed: flags, environment variables and a configuration file. What they mean is [`crate::config`]'s.
 
-use crate::config_file::ConfigFile;
+use crate::config_file::{self, ConfigFile};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, ArgMatches, Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 ///
 /// A flag beats its environment variable, which beats the configuration file, which beats the default. Exit codes: 0 drained, 1 could not run or had to
 /// leave something undone, 2 usage, 130/143 ended at once by a second signal.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "ringest-server", version, max_term_width = 120)]
 pub struct Cli {
     /// What to do instead of serving.
@@ -22,7 +22,7 @@ pub struct Cli {
 }
 
 /// What to do with what was stored. Nothing is changed, and a server may be running.
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Says of each segment what it holds and what state it is in.
     Inspect(Stored),
@@ -33,7 +33,7 @@ pub enum Command {
 }
 
 /// Where segments are.
-#[derive(Debug, Group)]
+#[derive(Clone, Debug, Group)]
 pub struct Stored {
     /// A log directory, the directory of one shard, or one segment file.
     #[arg(value_name = "DIR")]
@@ -41,7 +41,7 @@ pub struct Stored {
 }
 
 /// How to serve.
-#[derive(Clone, Debug, Group)]
+#[derive(Clone, Debug, PartialEq, Eq, Group)]
 pub struct Args {
     /// File of settings: keys are the long names of flags, like port = 9000; read again on SIGHUP.
     #[arg(long, env = "RINGEST_CONFIG", value_name = "FILE")]
@@ -156,8 +156,52 @@ pub struct Args {
     pub print_config: bool,
 }
 
+impl Args {
+    /// These, with what of others may change while a server runs.
+    pub fn changed_to(&self, others: &Args) -> Args {
+        let others = others.clone();
+        Args {
+            min_level: others.min_level,
+            batch_size: others.batch_size,
+            batch_flush_ms: others.batch_flush_ms,
+            cert_dir: others.cert_dir,
+            tls_min: others.tls_min,
+            client_ca: others.client_ca,
+            max_connections: others.max_connections,
+            max_connections_per_address: others.max_connections_per_address,
+            accept_rate: others.accept_rate,
+            greeting_timeout: others.greeting_timeout,
+            line_timeout: others.line_timeout,
+            idle_timeout: others.idle_timeout,
+            send_timeout: others.send_timeout,
+            circuit_breaker: others.circuit_breaker,
+            drain_deadline: others.drain_deadline,
+            ..self.clone()
+        }
+    }
+}
+
+/// The flags that [`Args::changed_to`] takes over.
+const CHANGEABLE: [&str; 15] = [
+    "min-level",
+    "batch-size",
+    "batch-flush-ms",
+    "cert-dir",
+    "tls-min",
+    "client-ca",
+    "max-connections",
+    "max-connections-per-address",
+    "accept-rate",
+    "greeting-timeout",
+    "line-timeout",
+    "idle-timeout",
+    "send-timeout",
+    "circuit-breaker",
+    "drain-deadline",
+];
+
 /// Everything that was typed, wherever that was.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Typed {
     /// What it comes to.
     pub cli: Cli,
@@ -181,6 +225,30 @@ impl Typed {
         let matches = file.apply(Cli::command()).get_matches_from(words);
         let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
         Ok(Typed { cli, matches, file: Some(file) })
+    }
+
+    /// What differs and may change while a server runs: `min-level is INFO`.
+    pub fn changeable_differences(&self, new: &Typed) -> Vec<String> {
+        let changes = self.differences(new).filter(|(flag, ..)| CHANGEABLE.contains(&flag.as_str()));
+        changes.map(|(flag, _, new)| format!("{flag} is {new}")).collect()
+    }
+
+    /// What differs and may not: `port stays 9000 instead of 9001`.
+    pub fn fixed_differences(&self, new: &Typed) -> Vec<String> {
+        let changes = self.differences(new).filter(|(flag, ..)| !CHANGEABLE.contains(&flag.as_str()));
+        changes.map(|(flag, old, new)| format!("{flag} stays {old} instead of {new}")).collect()
+    }
+
+    /// Flag, what it was, what it is.
+    fn differences(&self, new: &Typed) -> impl Iterator<Item = (String, String, String)> {
+        let said = |typed: &Typed, id: &str| {
+            let raw = typed.matches.get_raw(id).and_then(|mut values| values.next());
+            raw.map_or_else(|| "not set".to_owned(), |value| value.to_string_lossy().into_owned())
+        };
+        let command = Cli::command();
+        let flags = config_file::keys(&command).filter_map(|arg| Some((arg.get_id().as_str(), arg.get_long()?)));
+        let values = flags.map(|(id, flag)| (flag.to_owned(), said(self, id), said(new, id)));
+        values.filter(|(_, old, new)| old != new).collect::<Vec<_>>().into_iter()
     }
 
     /// Adds to a refusal where in the file its cause is written, if it is.
@@ -207,6 +275,27 @@ mod tests {
             let name = arg.get_id().as_str();
             let is_action = ["print_config", "help", "version"].contains(&name);
             assert_eq!(arg.get_env().is_none(), is_action, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_may_change_while_a_server_runs_is_taken_over_and_nothing_else_is() {
+        let usual = Typed::read(&["ringest-server".into()]).unwrap();
+        let command = Cli::command();
+        for arg in config_file::keys(&command) {
+            let flag = arg.get_long().unwrap();
+            let value = if arg.get_possible_values().is_empty() { "7" } else { "true" };
+            let value =
+                if arg.get_default_values().first().is_some_and(|usual| usual == value) { "false" } else { value };
+            let word = if arg.get_action().takes_values() { format!("--{flag}={value}") } else { format!("--{flag}") };
+            let other = Typed::read(&["ringest-server".into(), word.into()]).unwrap();
+            let taken = usual.cli.serve.changed_to(&other.cli.serve);
+            let may_change = CHANGEABLE.contains(&flag);
+            assert_eq!(taken == other.cli.serve, may_change, "{flag}");
+            assert_eq!(taken == usual.cli.serve, !may_change, "{flag}");
+            let (changes, fixed) = (usual.changeable_differences(&other), usual.fixed_differences(&other));
+            assert_eq!((changes.len(), fixed.len()), if may_change { (1, 0) } else { (0, 1) }, "{flag}");
+            assert!(changes.iter().chain(&fixed).all(|said| said.starts_with(flag)), "{changes:?} {fixed:?}");
         }
     }
 

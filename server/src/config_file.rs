@@ -16,14 +16,14 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// A file that was read: what it says is of the right kind, and nothing more is known of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ConfigFile {
     path: PathBuf,
     entries: Vec<Entry>,
 }
 
 /// One line of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     /// The flag, as the command line's definition names it.
     id: String,

@@ -93,7 +93,7 @@ impl Control {
     }
 
     /// Waits until the workers are to end. Meanwhile `reload` is called whenever somebody asks for it.
-    pub fn wait(&self, reload: impl Fn()) -> Cause {
+    pub fn wait(&self, mut reload: impl FnMut()) -> Cause {
         loop {
             match self.events.recv().expect("the channel is held open by the threads that feed it") {
                 Event::Signal(signal) => return Cause::Asked(signal),

@@ -12,6 +12,7 @@ pub mod driver;
 pub mod inspect;
 pub mod notice;
 pub mod reading;
+pub mod reload;
 pub mod storage;
 pub mod tls;
 pub mod token;

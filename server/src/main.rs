@@ -5,8 +5,9 @@ use ringest_server::books::Books;
 use ringest_server::cli::{Command, Typed};
 use ringest_server::config::{Config, Machine, Udp};
 use ringest_server::control::{self, Control, ReadyFile};
+use ringest_server::reload::Standing;
 use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
-use ringest_server::worker::{self, Worker, WorkerPlan};
+use ringest_server::worker::{self, WorkerPlan};
 use ringest_server::{inspect, notice, token};
 use ringest_sys::{datagram, limit, net};
 use ringest_wire::AckLevel;
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
         Some(Command::Cat(stored)) => inspect::cat(&stored.path),
         None => match Machine::here().and_then(|machine| Config::resolve(&typed.cli.serve, &machine)) {
             Ok(config) if typed.cli.serve.print_config => print(&config),
-            Ok(config) => serve(&config),
+            Ok(config) => serve(words, typed, config),
             Err(refusal) => return refuse(&typed.locate(refusal.to_string())),
         },
     };
@@ -49,7 +50,9 @@ fn print(config: &Config) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(config: &Config) -> io::Result<ExitCode> {
+fn serve(words: Vec<OsString>, typed: Typed, config: Config) -> io::Result<ExitCode> {
+    let mut standing = Standing::new(words, typed, config);
+    let config = standing.config();
     config.notices.iter().for_each(|sentence| notice!("{sentence}"));
     if let Some((_, identity)) = &config.tls {
         notice!("{identity}");
@@ -74,10 +77,10 @@ fn serve(config: &Config) -> io::Result<ExitCode> {
     let ready = config.ready_file.clone().map(|path| ReadyFile::write(path, bound, datagrams.bound)).transpose()?;
     notice!("{}{}", ready_line(config, bound), datagrams.said);
 
-    let cause = control.wait(|| reload(config, &workers, &door));
+    let cause = control.wait(|| standing.reload(&workers, &door));
     drop(ready); // From here on no connection is taken.
     notice!("draining, {}", cause);
-    let outcome = control.drain(workers, cause, config.drain_deadline);
+    let outcome = control.drain(workers, cause, standing.config().drain_deadline);
     if let Some(signal) = outcome.impatience {
         notice!("a signal while draining: ending at once");
         process::exit(control::exit_code(signal).into());
@@ -92,30 +95,6 @@ fn serve(config: &Config) -> io::Result<ExitCode> {
     }
     // Not by returning: the keeper may be waiting for the same disk as a worker that does not end.
     process::exit(1)
-}
-
-/// Looks at certificates and tokens again. Who is connected goes on with those that it began with.
-fn reload(config: &Config, workers: &[Worker], door: &Door) {
-    if config.tls.is_none() && config.token_file.is_none() {
-        return notice!("SIGHUP is ignored: without TLS and tokens there is nothing to read again");
-    }
-    match config.token_file.as_deref().map(token::read) {
-        Some(Ok(tokens)) => {
-            notice!("read again: {tokens}");
-            door.change_tokens(tokens);
-        }
-        Some(Err(reason)) => notice!("SIGHUP: the tokens that were read before stay valid: {reason}"),
-        None => {}
-    }
-    let Some((plan, _)) = &config.tls else { return };
-    match plan.load() {
-        Ok(identity) => {
-            identity.notices.iter().for_each(|sentence| notice!("{sentence}"));
-            workers.iter().for_each(|worker| worker.set_tls(identity.config.clone()));
-            notice!("read again: {identity}");
-        }
-        Err(reason) => notice!("SIGHUP: what was read before stays in use: {reason}"),
-    }
 }
 
 /// What takes datagrams, where that is asked for.

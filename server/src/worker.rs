@@ -7,7 +7,7 @@ use crate::driver::{self, Backend, Guest};
 use crate::notice;
 use crate::reading::{Asker, Probe, Reading};
 use crate::storage::{Ending, KeeperHandle, SegmentFile, Store, fault};
-use ringest_ingest::{Fault, Handover, ProducerState, SegmentId, Shard, ShardConfig, ShardId, TlsConfig};
+use ringest_ingest::{Fault, Handover, ProducerState, SegmentId, Settings, Shard, ShardConfig, ShardId, TlsConfig};
 use ringest_sys::cpu;
 use ringest_sys::event_fd::EventFd;
 use std::io;
@@ -68,6 +68,8 @@ pub(crate) enum Message {
     Closed,
     /// How connections are encrypted from now on.
     Tls(TlsConfig),
+    /// Which bounds and which level hold from now on.
+    Settings(Arc<Settings>),
     /// Somebody asks how it is. To be answered at the end of a turn.
     Ask(Asker),
     /// Settle and end.
@@ -223,6 +225,11 @@ impl Worker {
     /// Tells it how connections are encrypted from now on.
     pub fn set_tls(&self, tls: TlsConfig) {
         self.letterbox.post(Message::Tls(tls));
+    }
+
+    /// Tells it which bounds and which level hold from now on.
+    pub fn set(&self, settings: Arc<Settings>) {
+        self.letterbox.post(Message::Settings(settings));
     }
 
     /// Who can ask it how it is.

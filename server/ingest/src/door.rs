@@ -19,14 +19,14 @@ use subtle::{Choice, ConstantTimeEq};
 pub struct Door(Arc<Shared>);
 
 struct Shared {
-    connections_max: usize,
-    per_address_max: usize,
     /// Whether there is nobody to be let in without a token. Which are valid may change, this does not.
     needs_token: bool,
     state: Mutex<State>,
 }
 
 struct State {
+    connections_max: usize,
+    per_address_max: usize,
     connections: usize,
     /// Only those that have connections, so it is never longer than there are connections.
     by_address: HashMap<IpAddr, usize>,
@@ -48,10 +48,14 @@ impl Door {
     /// A door without anybody behind it. With tokens nobody comes in without one.
     pub fn new(limits: &Limits, tokens: Option<Tokens>) -> Door {
         Door(Arc::new(Shared {
-            connections_max: limits.connections_max,
-            per_address_max: limits.connections_per_address_max,
             needs_token: tokens.is_some(),
-            state: Mutex::new(State { connections: 0, by_address: HashMap::new(), tokens: tokens.unwrap_or_default() }),
+            state: Mutex::new(State {
+                connections_max: limits.connections_max,
+                per_address_max: limits.connections_per_address_max,
+                connections: 0,
+                by_address: HashMap::new(),
+                tokens: tokens.unwrap_or_default(),
+            }),
         }))
     }
 
@@ -62,11 +66,12 @@ impl Door {
     pub fn enter(&self, peer: IpAddr) -> Result<Place, Full> {
         let address = neighbourhood(peer);
         let mut state = self.state();
-        if state.connections >= self.0.connections_max {
+        if state.connections >= state.connections_max {
             return Err(Full::Everywhere);
         }
+        let per_address_max = state.per_address_max;
         let of_address = state.by_address.entry(address).or_default();
-        if *of_address >= self.0.per_address_max {
+        if *of_address >= per_address_max {
             return Err(Full::ForAddress);
         }
         *of_address += 1;
@@ -89,6 +94,13 @@ impl Door {
         self.state().tokens = tokens;
     }
 
+    /// So many may be in from now on. Who is in stays, also where that is more.
+    pub fn change_limits(&self, limits: &Limits) {
+        let mut state = self.state();
+        state.connections_max = limits.connections_max;
+        state.per_address_max = limits.connections_per_address_max;
+    }
+
     /// Places taken.
     pub fn connections(&self) -> usize {
         self.state().connections
@@ -103,7 +115,7 @@ impl Door {
 impl fmt::Debug for Door {
     /// Without the tokens, so that no log has them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door").field("connections_max", &self.0.connections_max).finish_non_exhaustive()
+        f.debug_struct("Door").field("connections_max", &self.state().connections_max).finish_non_exhaustive()
     }
 }
 
@@ -209,6 +221,11 @@ impl Pace {
             let from = self.spent_until.map_or(now, |until| until.max(now));
             self.spent_until = Some(from + interval);
         }
+    }
+
+    /// So many per second from now on.
+    pub(crate) fn change(&mut self, per_second: Option<u32>) {
+        self.per_second = per_second.unwrap_or(0);
     }
 
     fn interval(&self) -> Option<Duration> {

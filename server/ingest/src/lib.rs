@@ -39,7 +39,7 @@ pub use limits::Limits;
 pub use member::SegmentFormat;
 pub use memory::{DriverMemory, Memory};
 pub use producer::{ProducerState, home_shard};
-pub use shard::{Action, Fault, Handover, Shard, ShardConfig, ShardId, TlsConfig};
+pub use shard::{Action, Fault, Handover, Settings, Shard, ShardConfig, ShardId, TlsConfig};
 pub use slab::SessionId;
 pub use stage::{Histogram, Stage, Stages};
 pub use tally::Tally;

@@ -191,6 +191,31 @@ impl Limits {
         need(self.send_len_max >= 4096, "a send has at least 4096 bytes, the longest single answer".into())
     }
 
+    /// These bounds, with what of others may change while a shard runs: how long it waits for what, who comes in, when
+    /// a batch is due. What memory was taken for, and where blocks lie, stays as it is.
+    pub fn changed_to(&self, other: &Limits) -> Limits {
+        Limits {
+            batch_rows: other.batch_rows,
+            linger: other.linger,
+            line_breaker: other.line_breaker.clone(),
+            connections_max: other.connections_max,
+            connections_per_address_max: other.connections_per_address_max,
+            sessions_max: other.sessions_max,
+            accept_rate: other.accept_rate,
+            greeting_time: other.greeting_time,
+            line_time: other.line_time,
+            idle_time: other.idle_time,
+            send_time: other.send_time,
+            ..self.clone()
+        }
+    }
+
+    /// Whether connections have as long as with others for what they have to do.
+    pub(crate) fn gives_as_long_as(&self, other: &Limits) -> bool {
+        let times = |limits: &Limits| [limits.greeting_time, limits.line_time, limits.idle_time, limits.send_time];
+        times(self) == times(other)
+    }
+
     /// What one chunk can add to a batch: the line it completes, itself, and the newline of an unfinished end.
     pub fn intake_len_max(&self) -> usize {
         self.line_len_max + self.chunk_len_max + 2

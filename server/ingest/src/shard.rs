@@ -106,6 +106,15 @@ pub struct TlsConfig {
     pub is_required: bool,
 }
 
+/// What may change while a shard runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Of these, what [`Limits::changed_to`] takes over.
+    pub limits: Limits,
+    /// Records below it are acknowledged and not stored.
+    pub min_level: Severity,
+}
+
 /// How storage failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -502,6 +511,27 @@ impl Shard {
     /// From now on connections are encrypted like this. Those that are there keep what they began with.
     pub fn handle_tls(&mut self, tls: TlsConfig) {
         self.config.tls = Some(tls);
+    }
+
+    /// From now on these bounds and this level hold. Nobody who is in has to go for it, and nothing that was taken is
+    /// dropped: fewer connections means that fewer come in, and a shorter time begins with this moment.
+    pub fn handle_settings(&mut self, settings: &Settings, now: Instant) {
+        self.now = now;
+        let limits = self.intake.limits.changed_to(&settings.limits);
+        self.intake.min_level = settings.min_level;
+        self.intake.writer.change_limits(&limits);
+        self.pace.change(limits.accept_rate);
+        if !limits.gives_as_long_as(&self.intake.limits) {
+            let ids: Vec<SessionId> = self.sessions.ids().collect();
+            for session in ids {
+                let Some(session) = self.sessions.get_mut(session) else { continue };
+                session.clock.restart(now);
+                session.sending_since = session.sending_since.map(|_| now);
+            }
+            // It finds out itself when the first one may be late.
+            self.sweep_by(now);
+        }
+        self.intake.limits = limits;
     }
 
     /// Stop: take no more lines, settle those that were taken, tell every client how far it is settled, make all of

@@ -258,6 +258,14 @@ impl Writer {
         }
     }
 
+    /// Other bounds from now on. A batch that is open is due when they say so.
+    pub(crate) fn change_limits(&mut self, limits: &Limits) {
+        self.limits = limits.clone();
+        if let Some(open) = &mut self.open {
+            open.due |= open.rows >= limits.batch_rows;
+        }
+    }
+
     /// Somebody asks for what can be had without waiting for more.
     pub(crate) fn flush(&mut self) {
         if let Some(open) = &mut self.open {

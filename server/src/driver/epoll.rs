@@ -206,6 +206,7 @@ impl Epoll {
                 }
                 Message::Closed => self.files.handle_closed(),
                 Message::Tls(tls) => self.shard.handle_tls(tls),
+                Message::Settings(settings) => self.shard.handle_settings(&settings, now),
                 Message::Ask(asker) => self.askers.push(asker),
                 Message::Drain => {
                     self.is_draining = true;

@@ -77,7 +77,7 @@ on_each_backend!(a_token_is_replaced_without_a_restart, |setup: Setup| {
     reload("read again: 1 token\n");
     assert!(is_let_in("new-secret") && !is_let_in("old-secret"));
     write("\n");
-    reload("stay valid");
+    reload("stays in use: TOKEN_FILE");
     assert!(is_let_in("new-secret"));
     early.say(record("early", 1));
     early.settled(1);
