@@ -87,6 +87,15 @@ pub struct Args {
     /// Size of a segment file.
     #[arg(long, env = "SEGMENT_MIB", value_name = "MIB", default_value_t = 128)]
     pub segment_mib: u64,
+    /// A segment that has been written to for this long is closed, also where it is not full; 0 is never.
+    #[arg(long, env = "SEGMENT_AGE", value_name = "TIME", default_value = "0")]
+    pub segment_age: String,
+    /// Bytes of all segments together, beyond which the oldest are removed; 0 removes none.
+    #[arg(long, env = "RETAIN_BYTES", value_name = "BYTES", default_value_t = 0)]
+    pub retain_bytes: u64,
+    /// How long after its last record a segment is removed: 12h, 30d; 0 is never.
+    #[arg(long, env = "RETAIN_AGE", value_name = "TIME", default_value = "0")]
+    pub retain_age: String,
     /// How segments are written: none, or gzip with one member per block, so that zcat gives the records.
     #[arg(long, env = "SEGMENT_COMPRESSION", value_name = "NAME", default_value = "none")]
     pub segment_compression: String,
@@ -164,6 +173,9 @@ impl Args {
             min_level: others.min_level,
             batch_size: others.batch_size,
             batch_flush_ms: others.batch_flush_ms,
+            segment_age: others.segment_age,
+            retain_bytes: others.retain_bytes,
+            retain_age: others.retain_age,
             cert_dir: others.cert_dir,
             tls_min: others.tls_min,
             client_ca: others.client_ca,
@@ -182,10 +194,13 @@ impl Args {
 }
 
 /// The flags that [`Args::changed_to`] takes over.
-const CHANGEABLE: [&str; 15] = [
+const CHANGEABLE: [&str; 18] = [
     "min-level",
     "batch-size",
     "batch-flush-ms",
+    "segment-age",
+    "retain-bytes",
+    "retain-age",
     "cert-dir",
     "tls-min",
     "client-ca",

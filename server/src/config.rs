@@ -4,6 +4,7 @@
 
 use crate::cli::Args;
 use crate::driver::Backend;
+use crate::storage::Retention;
 use crate::tls::{Identity, TlsPlan, TlsVersion};
 use ringest_ingest::{BreakerLimits, Limits, Memory, SegmentFormat};
 use ringest_sys::cpu::{self, CpuList};
@@ -33,6 +34,8 @@ pub struct Config {
     pub log_dir: Option<PathBuf>,
     /// How they are written.
     pub segment_format: SegmentFormat,
+    /// How much of what was stored is kept.
+    pub retention: Retention,
     /// What an acknowledgement promises where a session does not ask for anything else.
     pub ack: AckLevel,
     /// Records below it are not stored.
@@ -106,6 +109,7 @@ impl Config {
         let ack = ack(args, &mut notices)?;
         let buffer_len = buffer_len(args)?;
         let cpus = cpus(args, machine)?;
+        let shards = cpus.len();
         let mut limits = limits(args, buffer_len)?;
         limit_connections(args, machine, cpus.len(), &mut limits, &mut notices)?;
         limits.check().map_err(refuse)?;
@@ -116,6 +120,7 @@ impl Config {
             buffer_len,
             log_dir: args.persistence.then(|| args.log_dir.clone()),
             segment_format: segment_format(args)?,
+            retention: retention(args, &limits, shards)?,
             ack,
             min_level: args.min_level.parse().map_err(|err| refuse(format!("MIN_LOG_LEVEL: {err}")))?,
             limits,
@@ -156,6 +161,9 @@ impl Config {
             "batch_flush_ms": linger.as_millis() as u64,
             "max_line_bytes": line_len_max,
             "segment_bytes": segment_len,
+            "segment_age_ms": ms(self.limits.segment_age),
+            "retain_bytes": self.retention.bytes.unwrap_or(0),
+            "retain_age_ms": ms(self.retention.age),
             "segment_compression": match self.segment_format {
                 SegmentFormat::Plain => "none",
                 SegmentFormat::Gzip => "gzip",
@@ -276,6 +284,23 @@ fn segment_format(args: &Args) -> Result<SegmentFormat, Refusal> {
     }
 }
 
+fn retention(args: &Args, limits: &Limits, shards: usize) -> Result<Retention, Refusal> {
+    let bytes = (args.retain_bytes > 0).then_some(args.retain_bytes);
+    let least = SEGMENTS_KEPT * shards as u64 * limits.segment_len;
+    if let Some(bytes) = bytes
+        && args.persistence
+        && bytes < least
+    {
+        return Err(refuse(format!(
+            "RETAIN_BYTES={bytes}: at least {least}: of each of {shards} shards the segment in use, the next one and the \
+             {} before stay, of {} MiB each; allow more, or set a smaller SEGMENT_MIB",
+            SEGMENTS_KEPT - 2,
+            limits.segment_len >> 20
+        )));
+    }
+    Ok(Retention { bytes, age: deadline("RETAIN_AGE", &args.retain_age, RETAIN_MAX)? })
+}
+
 fn buffer_len(args: &Args) -> Result<usize, Refusal> {
     let len = args.buffer_size;
     if (BUFFER_LEN_MIN..=BUFFER_LEN_MAX).contains(&len) {
@@ -312,11 +337,12 @@ fn limits(args: &Args, buffer_len: usize) -> Result<Limits, Refusal> {
         linger: Duration::from_millis(args.batch_flush_ms),
         line_breaker: args.circuit_breaker.then(BreakerLimits::of_lines),
         segment_len: args.segment_mib << 20,
+        segment_age: deadline("SEGMENT_AGE", &args.segment_age, RETAIN_MAX)?,
         accept_rate: (args.accept_rate > 0).then_some(args.accept_rate),
-        greeting_time: deadline("GREETING_TIMEOUT", &args.greeting_timeout)?,
-        line_time: deadline("LINE_TIMEOUT", &args.line_timeout)?,
-        idle_time: deadline("IDLE_TIMEOUT", &args.idle_timeout)?,
-        send_time: deadline("SEND_TIMEOUT", &args.send_timeout)?,
+        greeting_time: deadline("GREETING_TIMEOUT", &args.greeting_timeout, DEADLINE_MAX)?,
+        line_time: deadline("LINE_TIMEOUT", &args.line_timeout, DEADLINE_MAX)?,
+        idle_time: deadline("IDLE_TIMEOUT", &args.idle_timeout, DEADLINE_MAX)?,
+        send_time: deadline("SEND_TIMEOUT", &args.send_timeout, DEADLINE_MAX)?,
         ..usual
     };
     // Long lines need batches that can take one beside a chunk.
@@ -414,8 +440,8 @@ fn backend(args: &Args, machine: &Machine<'_>, notices: &mut Vec<String>) -> Res
 }
 
 /// A time after which something ends; zero is none.
-fn deadline(name: &str, typed: &str) -> Result<Option<Duration>, Refusal> {
-    let time = duration(name, typed, DEADLINE_MAX)?;
+fn deadline(name: &str, typed: &str, max: Duration) -> Result<Option<Duration>, Refusal> {
+    let time = duration(name, typed, max)?;
     if !time.is_zero() && time < DEADLINE_MIN {
         return Err(refuse(format!("{name}={typed}: at least {DEADLINE_MIN:?}, or 0 for ever")));
     }
@@ -429,13 +455,14 @@ fn duration(name: &str, typed: &str, max: Duration) -> Result<Duration, Refusal>
         "" | "s" => Some(1000),
         "m" => Some(60_000),
         "h" => Some(3_600_000),
+        "d" => Some(24 * 3_600_000),
         _ => None,
     };
     let number = digits.parse::<u64>().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
     let ms = number.zip(unit_ms).and_then(|(number, unit)| number.checked_mul(unit));
     ms.map(Duration::from_millis).filter(|time| *time <= max).ok_or_else(|| {
         let hours = max.as_secs() / 3600;
-        refuse(format!("{name}: \"{typed}\" is not a time up to {hours}h; write it like 10s, 500ms, 2m or 1h"))
+        refuse(format!("{name}: \"{typed}\" is not a time up to {hours}h; write it like 10s, 500ms, 2m, 1h or 7d"))
     })
 }
 
@@ -465,6 +492,10 @@ const LINE_LEN_MAX: usize = 16 << 20;
 const FLUSH_MS_MAX: u64 = 60_000;
 const SEGMENT_MIB_MAX: u64 = 2048;
 const SHARDS_MAX: usize = 1024;
+/// Of a shard: the segment in use, the one that is made ready, and those that the two snapshots of producers do not both
+/// cover: the last closed one, and the one that is being closed.
+const SEGMENTS_KEPT: u64 = 4;
+const RETAIN_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
 /// A shorter one is met by chance.
 const DEADLINE_MIN: Duration = Duration::from_millis(100);
@@ -532,6 +563,12 @@ mod tests {
             (&["--batch-flush-ms", "60001"], "BATCH_FLUSH_MS=60001"),
             (&["--segment-mib", "1"], "SEGMENT_MIB=1: at least"),
             (&["--segment-mib", "5000"], "SEGMENT_MIB=5000"),
+            (
+                &["--retain-bytes", "1000000000", "--shards", "2"],
+                "RETAIN_BYTES=1000000000: at least 1073741824: of each of 2",
+            ),
+            (&["--retain-age", "forever"], "RETAIN_AGE: \"forever\" is not a time"),
+            (&["--segment-age", "10ms"], "SEGMENT_AGE=10ms: at least 100ms"),
             (&["--segment-compression", "zstd"], "\"zstd\"; one of none, gzip"),
             (&["--shards", "0"], "SHARDS=0"),
             (&["--shards", "5"], "SHARDS=5: each shard has a core of its own, and there are 4 (0-3)"),
@@ -610,8 +647,10 @@ mod tests {
 
     #[test]
     fn times_are_read_with_their_unit() {
-        for (typed, ms) in [("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("3", 3000), ("0", 0)] {
+        for (typed, ms) in [("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("3", 3000), ("0", 0), ("1h", 3_600_000)]
+        {
             assert_eq!(duration("TIME", typed, DRAIN_MAX), Ok(Duration::from_millis(ms)), "{typed}");
         }
+        assert_eq!(duration("TIME", "30d", RETAIN_MAX), Ok(Duration::from_secs(30 * 24 * 3600)));
     }
 }

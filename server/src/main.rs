@@ -70,6 +70,9 @@ fn serve(words: Vec<OsString>, typed: Typed, config: Config) -> io::Result<ExitC
     let datagrams = Datagrams::bind(config)?;
     limit::raise_open_files()?;
     let keeper = Keeper::spawn()?;
+    if let Some(dir) = &config.log_dir {
+        keeper.handle().retain(dir.clone(), config.retention);
+    }
     let control = Control::new()?;
     let door = Door::new(&config.limits, config.token_file.as_deref().map(token::read).transpose()?);
     let workers =
@@ -77,7 +80,7 @@ fn serve(words: Vec<OsString>, typed: Typed, config: Config) -> io::Result<ExitC
     let ready = config.ready_file.clone().map(|path| ReadyFile::write(path, bound, datagrams.bound)).transpose()?;
     notice!("{}{}", ready_line(config, bound), datagrams.said);
 
-    let cause = control.wait(|| standing.reload(&workers, &door));
+    let cause = control.wait(|| standing.reload(&workers, &door, &keeper.handle()));
     drop(ready); // From here on no connection is taken.
     notice!("draining, {}", cause);
     let outcome = control.drain(workers, cause, standing.config().drain_deadline);

@@ -6,6 +6,7 @@
 use crate::cli::Typed;
 use crate::config::{Config, Machine};
 use crate::notice;
+use crate::storage::KeeperHandle;
 use crate::token;
 use crate::worker::Worker;
 use ringest_ingest::{Door, Settings, Tokens};
@@ -41,14 +42,14 @@ impl Standing {
     }
 
     /// Reads everything again, and takes it over if all of it can be used. Says what came of it.
-    pub fn reload(&mut self, workers: &[Worker], door: &Door) {
+    pub fn reload(&mut self, workers: &[Worker], door: &Door, keeper: &KeeperHandle) {
         if self.config.tls.is_none() && self.config.token_file.is_none() && self.config.config_file.is_none() {
             return notice!(
                 "SIGHUP is ignored: without a configuration file, TLS and tokens there is nothing to read again"
             );
         }
         match self.read() {
-            Ok(change) => self.take_over(change, workers, door),
+            Ok(change) => self.take_over(change, workers, door, keeper),
             Err(reason) => notice!("SIGHUP: what was read before stays in use: {reason}"),
         }
     }
@@ -66,7 +67,7 @@ impl Standing {
         Ok(Change { typed, config, tokens })
     }
 
-    fn take_over(&mut self, change: Change, workers: &[Worker], door: &Door) {
+    fn take_over(&mut self, change: Change, workers: &[Worker], door: &Door, keeper: &KeeperHandle) {
         let Change { typed, config, tokens } = change;
         for fixed in self.first.fixed_differences(&typed) {
             notice!("SIGHUP: {fixed}: this cannot change while the server runs; restart it");
@@ -86,6 +87,9 @@ impl Standing {
         door.change_limits(&config.limits);
         let settings = Arc::new(Settings { limits: config.limits.clone(), min_level: config.min_level });
         workers.iter().for_each(|worker| worker.set(settings.clone()));
+        if let Some(dir) = &config.log_dir {
+            keeper.retain(dir.clone(), config.retention);
+        }
         if let Some(path) = &config.config_file {
             let changes = self.last.changeable_differences(&typed);
             let what = if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join(", ") };

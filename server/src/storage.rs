@@ -1,18 +1,20 @@
 //! Segment files on disk, and nothing else: their names, their creation, their bytes, their end.
 //!
 //! A [`Store`] is one shard's directory, a [`SegmentFile`] one open segment in it, the [`Keeper`] the thread on which
-//! files are created and closed, so that no shard ever waits for that. [`DirLock`] keeps a second server out, and
+//! files are created, closed and, once they have had their time, removed, so that no shard ever waits for that. [`DirLock`] keeps a second server out, and
 //! [`recover`] brings a directory that a crash left behind back to what is true. It decides nothing about a segment:
 //! when one is opened, written, synced and how much of it counts is said by the shard, and by the bytes themselves.
 
 mod keeper;
 pub mod layout;
 mod recovery;
+pub mod retention;
 pub mod snapshot;
 pub mod survey;
 
 pub use keeper::{Ending, Keeper, KeeperHandle};
 pub use recovery::{Counts, Recovery, ShardRecovery, recover};
+pub use retention::Retention;
 
 use crate::notice;
 use ringest_ingest::{Block, Fault, SegmentFormat, SegmentId, ShardId};

@@ -11,7 +11,7 @@ use crate::shard::ShardId;
 use ringest_wire::Code;
 use std::collections::VecDeque;
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Names one segment file of a shard. Ids only grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +23,8 @@ pub(crate) struct Segment {
     /// Where the next block goes.
     pub(crate) end: u64,
     pub(crate) rows: u64,
+    /// When its first block was placed.
+    pub(crate) began_at: Instant,
     /// Writes under way.
     pub(crate) writes: usize,
     /// The lowest batch number addressed into it.
@@ -94,6 +96,8 @@ pub(crate) struct Chain {
     pub(crate) live: VecDeque<Segment>,
     pub(crate) next: Next,
     next_id: u64,
+    /// The current segment is old enough to roll, as soon as there is a next one.
+    is_old: bool,
     /// What counts of the segments that failed since the last segment line was written.
     voids: Vec<(SegmentId, u64)>,
     /// The segment whose first line says all of `voids`.
@@ -110,6 +114,7 @@ impl Chain {
             live: VecDeque::new(),
             next: Next::Absent,
             next_id: first.0,
+            is_old: false,
             voids: Vec::new(),
             voids_told_by: None,
             closing: VecDeque::new(),
@@ -134,9 +139,9 @@ impl Chain {
         }
     }
 
-    /// The segment to make ready now, if one is needed: there is none, or more than half of the current one is used.
+    /// The segment to make ready now, if one is needed: there is none, or the current one is old, or more than half used.
     pub(crate) fn poll_open(&mut self) -> Option<SegmentId> {
-        if self.next != Next::Absent || self.left() > self.segment_len / 2 {
+        if self.next != Next::Absent || (self.left() > self.segment_len / 2 && !self.is_old) {
             return None;
         }
         let id = SegmentId(self.next_id);
@@ -159,7 +164,25 @@ impl Chain {
         self.closing.push_back(Closing { segment: id, len: 0, producers: None });
     }
 
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+    /// When the segment that takes blocks is so old, if it has any and is not known to be.
+    pub(crate) fn old_at(&self, age: Option<Duration>) -> Option<Instant> {
+        let current = self.live.back().filter(|segment| segment.ending == Ending::Open && segment.end > 0);
+        Some(current.filter(|_| !self.is_old)?.began_at + age?)
+    }
+
+    /// Ends the segment that takes blocks, if it is old and the next one is there: whatever was admitted has a place.
+    pub(crate) fn retire_old(&mut self) {
+        if self.is_old
+            && let Next::Ready(_) = self.next
+            && let Some(current) = self.current()
+        {
+            current.ending = Ending::Retired;
+            self.is_old = false;
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, age: Option<Duration>, now: Instant) {
+        self.is_old |= self.old_at(age).is_some_and(|at| now >= at);
         if let Next::Failed { retry_at, .. } = self.next
             && now >= retry_at
         {
@@ -182,17 +205,19 @@ impl Chain {
 
     /// The segment that takes the next block of at most `block_len` bytes, rolling to the next where the current one
     /// is full. `None` while there is none.
-    pub(crate) fn place(&mut self, block_len: usize) -> Option<&mut Segment> {
+    pub(crate) fn place(&mut self, block_len: usize, now: Instant) -> Option<&mut Segment> {
         if self.left() < block_len as u64 {
             let Next::Ready(id) = self.next else { return None };
             if let Some(full) = self.current() {
                 full.ending = Ending::Retired;
             }
             self.next = Next::Absent;
+            self.is_old = false;
             self.live.push_back(Segment {
                 id,
                 end: 0,
                 rows: 0,
+                began_at: now,
                 writes: 0,
                 first_number: 0,
                 last_number: 0,

@@ -32,6 +32,8 @@ pub struct Limits {
     pub paged_len_min: usize,
     /// Bytes of a segment file.
     pub segment_len: u64,
+    /// A segment that has been written to for this long takes no more blocks. `None`: only where it is full.
+    pub segment_age: Option<Duration>,
     /// Bytes of one send at most.
     pub send_len_max: usize,
     /// Lines of one session that are not answered yet, before the shard stops reading it.
@@ -104,6 +106,7 @@ impl Default for Limits {
             ahead_len_min: 64 << 10,
             paged_len_min: 64 << 10,
             segment_len: 128 << 20,
+            segment_age: None,
             send_len_max: 64 << 10,
             owed_lines_max: 64 << 10,
             owed_runs_max: 1024,
@@ -197,6 +200,7 @@ impl Limits {
         Limits {
             batch_rows: other.batch_rows,
             linger: other.linger,
+            segment_age: other.segment_age,
             line_breaker: other.line_breaker.clone(),
             connections_max: other.connections_max,
             connections_per_address_max: other.connections_per_address_max,

@@ -313,7 +313,8 @@ impl Writer {
             Next::Failed { retry_at, .. } => Some(retry_at),
             _ => None,
         };
-        [linger, retry, self.breaker.poll_timeout()].into_iter().flatten().min()
+        let old = self.chain.old_at(self.limits.segment_age);
+        [linger, retry, old, self.breaker.poll_timeout()].into_iter().flatten().min()
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
@@ -323,7 +324,7 @@ impl Writer {
         {
             open.due = true;
         }
-        self.chain.handle_timeout(now);
+        self.chain.handle_timeout(self.limits.segment_age, now);
         self.breaker.handle_timeout(now);
         self.waits &= self.breaker.state() == BreakerState::Open;
     }
@@ -415,7 +416,7 @@ impl Writer {
             return None;
         }
         if self.issued < self.flights.len() {
-            let segment = self.chain.place(self.limits.block_len_max())?;
+            let segment = self.chain.place(self.limits.block_len_max(), now)?;
             let (id, offset) = (segment.id, segment.end);
             let segment_line = if offset == 0 { self.chain.segment_line(id) } else { Vec::new() };
             let flight = &mut self.flights[self.issued];
@@ -438,6 +439,7 @@ impl Writer {
         if self.draining && self.open.is_none() {
             self.chain.retire_all();
         }
+        self.chain.retire_old();
         // Taken before the segment may close. It may be ahead of the segment by what is sealed and not placed.
         let upto = self.open_number - 1;
         if let Some(retired) = self.chain.without_snapshot() {

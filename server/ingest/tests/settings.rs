@@ -138,9 +138,9 @@ fn fewer_connections_cost_nobody_who_is_in_and_let_nobody_else_in() {
     let mut inside: Vec<_> = (0..3).map(|_| world.shard.admit(PEER, now).unwrap()).collect();
     let fewer = Limits { connections_max: 2, connections_per_address_max: 1, sessions_max: 2, ..Limits::default() };
     world.set(fewer, Severity::Debug, 1);
-    for at in 0..3 {
-        world.send(inside[at].0, INFO, 2);
-        assert_eq!(world.said_to(inside[at].0), "{\"status\":\"ok\",\"message\":\"received\"}\n");
+    for (id, _) in &inside {
+        world.send(*id, INFO, 2);
+        assert_eq!(world.said_to(*id), "{\"status\":\"ok\",\"message\":\"received\"}\n");
     }
     let later = world.at(3);
     assert!(world.shard.admit(PEER, later).is_err());

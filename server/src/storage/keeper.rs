@@ -1,12 +1,16 @@
-//! The thread on which segment files are made and closed, one for the whole server, so that no shard ever waits for an
-//! allocation or for the sync of a directory. It does what it is asked, in order, and decides nothing.
+//! The thread on which segment files are made, closed and removed, one for the whole server, so that no shard ever waits
+//! for an allocation or for the sync of a directory. It does what it is asked, in order, and decides nothing; between
+//! that it looks whether stored segments have had their time.
 
+use super::retention::{Retention, Sweeper};
 use super::{SegmentFile, Store};
 use ringest_ingest::{ProducerState, SegmentId};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, SendError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SendError, Sender};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
 
 /// The thread's owner: dropping it finishes what was asked, and waits for that.
 #[derive(Debug)]
@@ -37,6 +41,10 @@ enum Job {
         file: Arc<SegmentFile>,
         ending: Ending,
         done: Closed,
+    },
+    Retain {
+        log_dir: PathBuf,
+        retention: Retention,
     },
     /// Everything asked before this is done; what comes after is refused.
     Stop,
@@ -104,6 +112,11 @@ impl KeeperHandle {
         self.ask(Job::Close { store, id, file, ending, done });
     }
 
+    /// Keeps that log directory within these bounds from now on.
+    pub fn retain(&self, log_dir: PathBuf, retention: Retention) {
+        self.ask(Job::Retain { log_dir, retention });
+    }
+
     fn ask(&self, job: Job) {
         if let Err(SendError(job)) = self.jobs.send(job) {
             refuse(job);
@@ -112,17 +125,40 @@ impl KeeperHandle {
 }
 
 fn keep(queue: &Receiver<Job>) {
-    for job in queue {
-        match job {
-            Job::Open { store, id, len, reply } => reply(store.create(id, len)),
-            Job::Close { store, id, file, ending, done } => {
+    let mut sweeper = Sweeper::default();
+    let mut bounds: Option<(PathBuf, Retention)> = None;
+    loop {
+        let job = match &bounds {
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some((_, retention)) => queue.recv_timeout(pause(retention)),
+        };
+        let is_time = match job {
+            Ok(Job::Open { store, id, len, reply }) => {
+                reply(store.create(id, len));
+                false
+            }
+            Ok(Job::Close { store, id, file, ending, done }) => {
                 store.close(&file, id, ending);
                 done();
+                true
             }
-            Job::Stop => break,
+            Ok(Job::Retain { log_dir, retention }) => {
+                bounds = Some((log_dir, retention)).filter(|_| !retention.is_off());
+                true
+            }
+            Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => true,
+        };
+        if let Some((log_dir, retention)) = bounds.as_ref().filter(|_| is_time) {
+            sweeper.sweep(log_dir, *retention, SystemTime::now());
         }
     }
     queue.try_iter().for_each(refuse);
+}
+
+/// How long to wait until something may have become too old. What is too much shows when a segment is closed.
+fn pause(retention: &Retention) -> Duration {
+    retention.age.map_or(SWEEP_PAUSE_MAX, |age| (age / 10).clamp(SWEEP_PAUSE_MIN, SWEEP_PAUSE_MAX))
 }
 
 /// Whoever asks too late is answered all the same.
@@ -130,6 +166,10 @@ fn refuse(job: Job) {
     match job {
         Job::Open { reply, .. } => reply(Err(io::Error::other("the server is stopping"))),
         Job::Close { done, .. } => done(), // The file closes as it is; the next recovery cuts it.
-        Job::Stop => {}
+        Job::Retain { .. } | Job::Stop => {}
     }
 }
+
+/// A look at the directories of a hundred shards takes a few milliseconds.
+const SWEEP_PAUSE_MAX: Duration = Duration::from_secs(60);
+const SWEEP_PAUSE_MIN: Duration = Duration::from_millis(100);

@@ -10,7 +10,7 @@ use ringest_ingest::{ProducerState, SegmentId};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A snapshot that proved itself.
 #[derive(Debug)]
@@ -85,6 +85,21 @@ pub fn newest(dir: &Path, oddities: &mut Vec<String>) -> io::Result<Option<Snaps
         }
     }
     Ok(None)
+}
+
+/// Up to which segment both snapshots that a start may turn to know of producers. `None` unless there are two, and both
+/// prove themselves: a start that finds one damaged turns to the other, and reads what that does not cover.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn covered_twice(dir: &Path) -> io::Result<Option<SegmentId>> {
+    let snapshots = layout::snapshots(dir)?;
+    let proves =
+        |(segment, path): &(SegmentId, PathBuf)| fs::read(path).is_ok_and(|text| decode(*segment, &text).is_ok());
+    match snapshots.last_chunk::<KEPT>() {
+        Some(kept) if kept.iter().all(proves) => Ok(Some(kept[0].0)),
+        Some(_) | None => Ok(None),
+    }
 }
 
 fn encode(segment: SegmentId, producers: &[ProducerState]) -> io::Result<Vec<u8>> {

@@ -1,6 +1,8 @@
-//! How a server lives among those who run it: settings read again while it serves, on every backend.
+//! How a server lives among those who run it, on every backend: settings are read again while it serves, and what is
+//! old goes.
 
 mod reload;
+mod retention;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;

@@ -2,6 +2,7 @@
 //! The segments are written by a real shard; the disk under it forgets, tears and fails as a test tells it to.
 
 mod compressed;
+mod retention;
 mod writer;
 
 use ringest_ingest::{Fault, Limits, ProducerState, SegmentFormat, SegmentId, ShardId, home_shard};

@@ -627,6 +627,7 @@ fn limits(rng: &mut Rng) -> Limits {
         ahead_len_min: rng.index(batch_len_max),
         paged_len_min: *rng.pick(&[0, 0, 300, 3000, 1 << 20]),
         segment_len: 0,
+        segment_age: rng.one_in(3).then(|| Duration::from_millis(rng.within(1, 300))),
         send_len_max: 4096 + rng.index(4096),
         owed_lines_max: rng.within(1, 300),
         owed_runs_max: rng.within(1, 30) as usize,
