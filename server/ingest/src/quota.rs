@@ -86,7 +86,8 @@ impl Usage {
 #[derive(Debug, Default)]
 pub(crate) struct Line {
     waiting: BTreeMap<(u64, u64), SessionId>,
-    /// The start of the last one that was called. Who had nothing to send meanwhile has saved nothing up.
+    /// The start of what was last given room. Who had nothing to send meanwhile has saved nothing up, and who sent while
+    /// there was room for all owes nothing for it.
     start: u64,
     came: u64,
 }
@@ -104,8 +105,9 @@ impl Line {
     }
 
     /// A source was given room for `len` bytes.
-    pub(crate) fn handle_served(&self, usage: &mut Usage, len: usize) {
-        usage.start = usage.start.max(self.start) + len as u64;
+    pub(crate) fn handle_served(&mut self, usage: &mut Usage, len: usize) {
+        self.start = self.start.max(usage.start);
+        usage.start = self.start + len as u64;
     }
 
     /// Whether nobody is to go before one that comes now.
@@ -197,6 +199,20 @@ mod tests {
         assert_eq!(line.pop(), Some(id(1)), "both stand at the same place now, and this one came first");
         line.retain(|other| other != id(3));
         assert!(line.is_empty());
+    }
+
+    #[test]
+    fn what_was_sent_while_nobody_waited_is_not_held_against_anybody() {
+        let id = SessionId::from_token;
+        let mut line = Line::default();
+        let (mut old, mut new) = (Usage::default(), Usage::default());
+        (0..100).for_each(|_| line.handle_served(&mut old, 10_000));
+        line.push(id(1), &old);
+        line.push(id(2), &new);
+        assert_eq!(line.pop(), Some(id(2)), "it is one chunk behind");
+        line.handle_served(&mut new, 10_001);
+        line.push(id(2), &new);
+        assert_eq!(line.pop(), Some(id(1)), "and no more than that");
     }
 
     #[test]
