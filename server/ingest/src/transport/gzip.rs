@@ -136,6 +136,10 @@ impl Gzip {
                 if whole.unpack(input, &mut out[len..], unpacker) {
                     len += whole.plain_len;
                     self.count_before(whole.len as u64, whole.plain_len as u64);
+                    if self.is_over_ratio(limits) {
+                        self.stop(Code::GzipRatio, unpacker);
+                        break;
+                    }
                     continue;
                 }
             }

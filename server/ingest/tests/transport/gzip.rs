@@ -314,6 +314,26 @@ fn many_small_bombs_are_one_bomb() {
 }
 
 #[test]
+fn many_small_bombs_that_come_at_once_are_one_bomb_too() {
+    // Two of them fill what one step unpacks to, so none is ever looked at in part.
+    let plain = lines(7..8).repeat(4096 / lines(7..8).len()) + &"\n".repeat(4096 % lines(7..8).len());
+    let stored = |is_sized: bool| {
+        let bomb = Member { is_sized, ..Member::default() }.of(plain.as_bytes());
+        let mut house = House::with(|config| {
+            (config.limits.gzip.ratio_max, config.limits.chunk_len_max) = (20, 256 << 10);
+            config.limits.batch_len_max = 512 << 10;
+        });
+        let id = house.accept();
+        let all = bomb.repeat(3000);
+        house.shard.handle_bytes(id, &all[..all.len().min(256 << 10)], house.now);
+        house.run();
+        assert!(house.said(id).ends_with("\"code\":\"gzip_ratio\"}\n"), "sized: {is_sized}");
+        house.stored.len()
+    };
+    assert_eq!(stored(true) / plain.len(), stored(false) / plain.len());
+}
+
+#[test]
 fn blocks_that_hold_nothing_are_work_and_take_turns() {
     // A stored block of no bytes, over and over: nothing comes out, and nothing is wrong.
     let empty = [&b"\x1f\x8b\x08\0\0\0\0\0\0\0"[..], &b"\0\0\0\xff\xff".repeat(100_000)].concat();
