@@ -441,7 +441,7 @@ impl Shard {
             if matches!(session.mode, Mode::Moving) {
                 return; // The shard it belongs to will be told.
             }
-            match session.transport.as_mut().map_or(Decoded::Ended, |transport| transport.finish()) {
+            match session.transport.as_ref().map_or(Decoded::Ended, |transport| transport.finish()) {
                 Decoded::Broken(code) => shard.refuse_rest(id, session, code),
                 Decoded::Ended | Decoded::Starved | Decoded::Bytes(_) => shard.end(id, session),
             }

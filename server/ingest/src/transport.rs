@@ -128,10 +128,12 @@ impl Transport {
         unpacker: &mut Unpacker,
     ) -> Decoded {
         let Transport { tls, content, .. } = self;
-        match tls {
+        let decoded = match tls {
             None => content.decode(input, out, limits, unpacker),
             Some(tls) => tls.decode(input, |plain| content.decode(plain, out, limits, unpacker)),
-        }
+        };
+        // TLS may end where gzip may not.
+        if decoded == Decoded::Ended { self.finish() } else { decoded }
     }
 
     /// It comes from another shard, with what that one has lent it.
@@ -148,11 +150,13 @@ impl Transport {
         }
     }
 
-    /// The connection has ended. Whether it ended where it may.
-    pub(crate) fn finish(&mut self) -> Decoded {
+    /// The peer has sent everything. Whether it ended where it may.
+    pub(crate) fn finish(&self) -> Decoded {
         match &self.content {
             Content::Gzip(gzip) if gzip.is_inside_member() => Decoded::Broken(Some(Code::GzipCorrupt)),
-            Content::Gzip(_) | Content::Text | Content::Half | Content::Unknown => Decoded::Ended,
+            // One byte that is no JSON, and no magic number either.
+            Content::Half => Decoded::Broken(Some(Code::GzipCorrupt)),
+            Content::Gzip(_) | Content::Text | Content::Unknown => Decoded::Ended,
         }
     }
 

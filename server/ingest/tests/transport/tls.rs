@@ -1,6 +1,8 @@
 //! TLS: the same lines and answers inside of it, and clear ends where it fails.
 
 use crate::{House, TlsConfig, lines, oks};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use ringest_ingest::SessionId;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
@@ -133,6 +135,27 @@ fn the_last_answer_comes_before_the_last_word() {
     let ended = peer.tls.reader().read(&mut [0]);
     assert_eq!(ended.expect("the end is said, and not only come to"), 0);
     assert!(house.is_closed(peer.id));
+}
+
+#[test]
+fn gzip_that_ends_inside_of_a_member_is_cut_however_well_tls_ends() {
+    let (server, client) = configs();
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(lines(0..5).as_bytes()).unwrap();
+    let packed = packed.finish().unwrap();
+    for (len, is_cut) in [(packed.len(), false), (packed.len() - 1, true), (1, true)] {
+        let tls = TlsConfig { server: server.clone(), is_required: true };
+        let mut house = House::with(|config| config.tls = Some(tls));
+        let mut peer = Peer::new(&mut house, client.clone());
+        peer.talk(&mut house, usize::MAX >> 1);
+        peer.tls.writer().write_all(&packed[..len]).unwrap();
+        peer.tls.send_close_notify();
+        peer.talk(&mut house, usize::MAX >> 1);
+        let said = peer.heard();
+        assert_eq!(said.starts_with(&oks(5)), len > 1, "{said}");
+        assert_eq!(said.ends_with("\"code\":\"gzip_corrupt\"}\n"), is_cut, "{said}");
+        assert!(house.is_closed(peer.id));
+    }
 }
 
 #[test]
