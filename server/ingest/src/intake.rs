@@ -357,12 +357,13 @@ impl Intake {
             (entry.last_seq, entry.last_batch) = (upto, number);
         }
         // Duplicates alone wait for what they repeat.
-        stream.owe(Settled { batch: entry.last_batch, upto, ..settled });
+        let is_first_to_wait = stream.owe(Settled { batch: entry.last_batch, upto, ..settled });
         if upto >= first_new {
             self.admitted(Some((id, level)), Run { producer: Some(producer), epoch, first: first_new, upto, rows });
         } else {
             self.writer.discard_empty();
-            if level == AckLevel::Durable {
+            // Said once: a client may go back and repeat itself for as long as a sync takes.
+            if level == AckLevel::Durable && is_first_to_wait {
                 let repeated = self.producers[producer].last_batch;
                 self.writer.want_durable(repeated, id);
             }

@@ -399,7 +399,8 @@ impl Stream {
         self.rejections.push_back((seq, code, at));
     }
 
-    pub(crate) fn owe(&mut self, settled: Settled) {
+    /// Whether an answer now waits for that batch that did not before.
+    pub(crate) fn owe(&mut self, settled: Settled) -> bool {
         self.lines_owed += settled.upto.saturating_sub(self.owed.back().map_or(self.acked, |last| last.upto));
         match self.owed.back_mut() {
             Some(last) if last.batch >= settled.batch => {
@@ -407,8 +408,12 @@ impl Stream {
                 last.stored += settled.stored;
                 last.filtered += settled.filtered;
                 last.dup += settled.dup;
+                false
             }
-            _ => self.owed.push_back(settled),
+            _ => {
+                self.owed.push_back(settled);
+                true
+            }
         }
     }
 

@@ -651,7 +651,7 @@ impl Shard {
                     if self.may_begin_handshake() && self.lobby.is_empty() {
                         self.begin_handshake(session);
                     } else {
-                        self.lobby.push_back(id);
+                        self.wait_in_lobby(id);
                     }
                 }
                 None => self.refuse_opening(session, Transport::TLS_REFUSAL),
@@ -676,6 +676,14 @@ impl Shard {
         self.handshake_starts -= 1;
         session.handshake = Handshake::Running;
         session.clock.restart(self.now); // It has waited for others.
+    }
+
+    fn wait_in_lobby(&mut self, id: SessionId) {
+        // Who has gone leaves a name behind. Where those are most, they are let go of.
+        if self.lobby.len() > 2 * self.sessions.len() {
+            self.lobby.retain(|waiting| self.sessions.get(*waiting).is_some());
+        }
+        self.lobby.push_back(id);
     }
 
     /// Lets one of those that wait for a handshake begin it. Whether there was one.
