@@ -923,6 +923,7 @@ impl Shard {
                 session.stash = chunk[end - split.body.len() + done..].to_vec();
                 session.clock.hear(true, false, self.now);
                 session.framer = Framer::new(self.intake.limits.line_len_max);
+                self.count_lines(session, before, garbage);
                 return;
             }
         }
@@ -930,10 +931,15 @@ impl Shard {
             self.take(id, session, Source::refused(Code::LineTooLong, limit));
         }
         session.clock.hear(is_line_complete, framer.is_unfinished(), self.now);
+        self.count_lines(session, before, garbage);
+        session.framer = framer;
+    }
+
+    /// Of a session that has a breaker around its lines: those since `before` were looked at, unless they were refused.
+    fn count_lines(&mut self, session: &mut Session, before: Option<(u64, u64)>, garbage: Option<Refusal>) {
         if let (Some(before), None) = (before, garbage) {
             self.intake.count_garbage(session, before, self.now);
         }
-        session.framer = framer;
     }
 
     /// A chunk of a session is looked at. If there is no room, because the session has waited too long, it is told that.

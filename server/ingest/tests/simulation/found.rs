@@ -1,9 +1,10 @@
 //! What the simulation found, each as a world that is small enough to read.
 
 use ringest_ingest::{
-    Action, Block, Door, Fault, Limits, PAGE, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId,
+    Action, Block, BreakerLimits, Door, Fault, Limits, PAGE, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig,
+    ShardId,
 };
-use ringest_wire::{AckLevel, Severity, reply};
+use ringest_wire::{AckLevel, Code, Severity, reply};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,10 @@ struct Hand {
 
 impl Hand {
     fn new(ack: AckLevel) -> Hand {
+        Hand::with(ack, |_| {})
+    }
+
+    fn with(ack: AckLevel, change: impl FnOnce(&mut Limits)) -> Hand {
         #[allow(clippy::disallowed_methods, reason = "the one moment from which time counts")]
         let now = Instant::now();
         let mut limits = Limits {
@@ -35,6 +40,7 @@ impl Hand {
             ..Limits::default()
         };
         limits.segment_len = limits.segment_len_min().next_multiple_of(PAGE as u64);
+        change(&mut limits);
         let config = ShardConfig {
             shard: ShardId(0),
             shards: 1,
@@ -423,4 +429,20 @@ fn who_is_refused_is_told_why() {
     let id = hand.accept();
     hand.send(id, &hello("durable", 1).replace("\"epoch\":1", "\"epoch\":0"));
     assert!(hand.said(id).contains("stale_epoch") && hand.closed.contains(&id));
+}
+
+/// A chunk that is looked at piece by piece was counted in its last piece alone.
+#[test]
+fn lines_count_for_their_breaker_also_where_answers_have_to_be_waited_for() {
+    let mut hand = Hand::with(AckLevel::None, |limits| {
+        (limits.owed_runs_max, limits.line_breaker) = (10, Some(BreakerLimits::of_lines()))
+    });
+    let id = hand.accept();
+    hand.send(id, "{\"$hello\":{\"v\":1,\"producer\":\"p\",\"epoch\":1}}\n");
+    hand.send(id, &"no\n".repeat(300));
+    hand.poll();
+    let tally = hand.shard.tally();
+    assert_eq!((tally.received, tally.line_breakers_opened), (300, 1));
+    assert_eq!(tally.rejected[Code::BadJson as usize] % 10, 0, "it opened behind a piece");
+    assert!(tally.rejected[Code::CircuitOpen as usize] > 100);
 }
