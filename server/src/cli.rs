@@ -99,7 +99,7 @@ pub struct Args {
     /// How segments are written: none, or gzip with one member per block, so that zcat gives the records.
     #[arg(long, env = "SEGMENT_COMPRESSION", value_name = "NAME", default_value = "none")]
     pub segment_compression: String,
-    /// Kernel interface: uring, epoll, or auto for uring where it works.
+    /// Kernel interface: uring, epoll, auto for uring where it works, or glommio for comparison.
     #[arg(long, env = "BACKEND", value_name = "NAME", default_value = "auto")]
     pub backend: String,
     /// Number of shards [default: one per core that may be used].

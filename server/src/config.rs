@@ -428,6 +428,17 @@ fn backend(args: &Args, machine: &Machine<'_>, notices: &mut Vec<String>) -> Res
     match args.backend.as_str() {
         "epoll" => Ok(Backend::Epoll),
         "uring" => uring().map(|()| Backend::Uring).map_err(refuse),
+        #[cfg(feature = "glommio")]
+        "glommio" => {
+            uring().map_err(refuse)?;
+            notices.push(GLOMMIO_DIFFERS.into());
+            Ok(Backend::Glommio)
+        }
+        #[cfg(not(feature = "glommio"))]
+        "glommio" => Err(refuse(
+            "BACKEND=glommio: this server was built without it; build it with the feature glommio, or take auto, uring \
+             or epoll",
+        )),
         "auto" => Ok(match uring() {
             Ok(()) => Backend::Uring,
             Err(reason) => {
@@ -435,7 +446,7 @@ fn backend(args: &Args, machine: &Machine<'_>, notices: &mut Vec<String>) -> Res
                 Backend::Epoll
             }
         }),
-        other => Err(refuse(format!("BACKEND: unknown backend \"{other}\"; one of auto, uring, epoll"))),
+        other => Err(refuse(format!("BACKEND: unknown backend \"{other}\"; one of auto, uring, epoll, glommio"))),
     }
 }
 
@@ -507,6 +518,10 @@ const FILES_OF_SERVER: usize = 32;
 /// Descriptors of a shard: listener, ring or poller, bell; segments in use, next and failed, each twice; spare ones, and
 /// one to turn a connection away with.
 const FILES_OF_SHARD: usize = 16;
+/// Said at the start where it was chosen, because what is measured with it is the runtime too.
+#[cfg(feature = "glommio")]
+const GLOMMIO_DIFFERS: &str = "backend glommio, for comparison: a runtime with rings and memory of its own (10 MiB per \
+    shard, locked if it may be), sockets by one-shot polls and recv(2), large blocks copied once more";
 
 #[cfg(test)]
 mod tests {
@@ -552,7 +567,7 @@ mod tests {
             (&["--ack", "written", "--persistence", "false"], "nothing is written"),
             (&["--ack", "durable", "--persistence", "false"], "nothing is durable"),
             (&["--min-level", "loud"], "\"loud\""),
-            (&["--backend", "kqueue"], "\"kqueue\"; one of auto, uring, epoll"),
+            (&["--backend", "kqueue"], "\"kqueue\"; one of auto, uring, epoll, glommio"),
             (&["--tls", "perhaps"], "unknown mode \"perhaps\"; one of off, allow, require"),
             (&["--tls", "require", "--tls-min", "1.1"], "unknown version \"1.1\"; 1.2 or 1.3"),
             (&["--tls", "allow", "--cert-dir", "/none"], "TLS needs /none/server.crt, which cannot be read"),
@@ -605,6 +620,22 @@ mod tests {
         assert!(config.notices[0].starts_with(&refusal), "the same sentence: {refusal}");
         let asked = resolve_on(&["--backend", "epoll"], Err(because)).unwrap();
         assert_eq!((asked.backend, asked.notices.len()), (Backend::Epoll, 0));
+    }
+
+    #[cfg(feature = "glommio")]
+    #[test]
+    fn glommio_has_to_be_asked_for_needs_rings_and_says_what_it_is() {
+        let config = resolve(&["--backend", "glommio"]).unwrap();
+        assert_eq!((config.backend, config.notices.len()), (Backend::Glommio, 1));
+        let refusal = resolve_on(&["--backend", "glommio"], Err("EPERM")).unwrap_err().to_string();
+        assert!(refusal.contains("io_uring is not available here: EPERM"), "{refusal}");
+    }
+
+    #[cfg(not(feature = "glommio"))]
+    #[test]
+    fn a_build_without_glommio_refuses_it_in_words() {
+        let refusal = resolve(&["--backend", "glommio"]).unwrap_err().to_string();
+        assert!(refusal.contains("built without it"), "{refusal}");
     }
 
     #[test]

@@ -88,11 +88,14 @@ fn usage_ends_with_2_and_what_cannot_be_had_with_1() {
 
 #[test]
 fn a_stop_settles_what_was_taken_and_closes_the_books() {
-    for backend in ["epoll", "uring"] {
-        if backend == "uring"
+    for backend in ["epoll", "uring", "glommio"] {
+        if backend == "glommio" && !cfg!(feature = "glommio") {
+            continue;
+        }
+        if backend != "epoll"
             && let Err(reason) = ring::probe()
         {
-            println!("skipped on uring: {reason}");
+            println!("skipped on {backend}: {reason}");
             continue;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -236,7 +236,7 @@ impl Limits {
     }
 
     /// The longest block: records, compressed or not, description, padding.
-    pub(crate) fn block_len_max(&self) -> usize {
+    pub fn block_len_max(&self) -> usize {
         packed_len_max(self.batch_len_max) + BLOCK_OVERHEAD_MAX
     }
 

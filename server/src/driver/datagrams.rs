@@ -1,6 +1,6 @@
 //! A shard's socket for datagrams: what was received of it and not handed over yet, and what the kernel dropped.
 //!
-//! Both backends tell the shard of datagrams in the same words. It waits for nothing: when to receive is the driver's.
+//! All backends tell the shard of datagrams in the same words. It waits for nothing: when to receive is the driver's.
 
 use ringest_ingest::Shard;
 use ringest_sys::datagram::{self, BATCH, Datagram, Drops, LEN_MAX, Receiver};

@@ -1,6 +1,6 @@
 //! The listener of one shard: takes connections as fast as the shard lets them in, and turns the others away.
 //!
-//! Both backends accept by accept4(2), told by readiness that somebody waits: that is the one way of accepting that can
+//! All backends accept by accept4(2), told by readiness that somebody waits: that is the one way of accepting that can
 //! stop between two connections. A multishot accept on a ring takes all that wait before anybody can say that it is
 //! enough, and does not say who they are. Who is not taken waits in the kernel's queue.
 
@@ -21,6 +21,17 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
+    /// What it is made of, for who keeps it otherwise.
+    #[cfg(feature = "glommio")]
+    pub(super) fn into_parts(self) -> (OwnedFd, Place) {
+        (self.fd, self.place)
+    }
+
+    #[cfg(feature = "glommio")]
+    pub(super) fn from_parts(fd: OwnedFd, place: Place) -> Guest {
+        Guest { fd, place }
+    }
+
     /// The descriptor, to be closed; the place is free with this.
     pub(crate) fn into_fd(self) -> OwnedFd {
         drop(self.place);

@@ -1,12 +1,14 @@
 //! The backends: one file each, which runs a shard on one kernel interface. Same seat, same summary, one match.
 //!
-//! A driver translates and has no opinion: it parses nothing, counts no record, decides no seal and no retry. What the
-//! two have in common is a shape, not code: wait, tell the shard what happened, do what it asks.
+//! A driver translates and has no opinion: it parses nothing, counts no record, decides no seal and no retry. What they
+//! have in common is a shape, not code: wait, tell the shard what happened, do what it asks.
 
 mod credit;
 mod datagrams;
 mod entrance;
 mod epoll;
+#[cfg(feature = "glommio")]
+mod glommio;
 mod uring;
 
 use crate::notice;
@@ -26,6 +28,9 @@ pub enum Backend {
     Uring,
     /// Readiness: sockets by epoll, files on a writer thread of the same core.
     Epoll,
+    /// A ready-made runtime on io_uring: its reactor, its sockets, its files.
+    #[cfg(feature = "glommio")]
+    Glommio,
 }
 
 impl Backend {
@@ -34,6 +39,8 @@ impl Backend {
         match self {
             Backend::Uring => "uring",
             Backend::Epoll => "epoll",
+            #[cfg(feature = "glommio")]
+            Backend::Glommio => "glommio",
         }
     }
 
@@ -42,6 +49,8 @@ impl Backend {
         let mut memory = match self {
             Backend::Uring => uring::memory(buffer_len, limits, takes_datagrams),
             Backend::Epoll => epoll::memory(buffer_len),
+            #[cfg(feature = "glommio")]
+            Backend::Glommio => glommio::memory(buffer_len, limits),
         };
         if takes_datagrams {
             memory.buffers += datagram::BATCH * datagram::LEN_MAX;
@@ -54,6 +63,8 @@ impl Backend {
 pub(crate) enum Driver {
     Uring(Box<uring::Uring>),
     Epoll(Box<epoll::Epoll>),
+    #[cfg(feature = "glommio")]
+    Glommio(Box<glommio::Glommio>),
 }
 
 /// Sets a driver up, on the thread that will run it.
@@ -64,6 +75,8 @@ pub(crate) fn prepare(backend: Backend, seat: Seat) -> io::Result<Driver> {
     Ok(match backend {
         Backend::Uring => Driver::Uring(Box::new(uring::Uring::new(seat)?)),
         Backend::Epoll => Driver::Epoll(Box::new(epoll::Epoll::new(seat)?)),
+        #[cfg(feature = "glommio")]
+        Backend::Glommio => Driver::Glommio(Box::new(glommio::Glommio::new(seat)?)),
     })
 }
 
@@ -76,6 +89,8 @@ impl Driver {
         match self {
             Driver::Uring(driver) => driver.run(),
             Driver::Epoll(driver) => driver.run(),
+            #[cfg(feature = "glommio")]
+            Driver::Glommio(driver) => driver.run(),
         }
     }
 }

@@ -116,6 +116,35 @@ fn where_io_uring_is_blocked_asking_for_it_is_refused_with_the_reason() {
     assert!(refused.stderr.contains("io_uring is not available here: "), "{}", refused.stderr);
 }
 
+#[cfg(feature = "glommio")]
+#[test]
+fn where_glommio_has_no_rings_or_no_locked_memory_it_is_refused_with_the_reason() {
+    let reason = Backend::Glommio.refusal();
+    if let Some(blocked) = without_io_uring() {
+        let refused = Setup::new(Backend::Glommio).through(blocked).try_start().err().expect("there is no ring");
+        assert_eq!(refused.status.code(), Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains("io_uring is not available here: "), "{}", refused.stderr);
+    }
+    if reason.is_none() {
+        let poor = Setup::new(Backend::Glommio).through(["sh", "-c", "ulimit -l 64; exec \"$@\"", "sh"]);
+        let refused = poor.try_start().err().expect("there is too little locked memory");
+        assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+        let said = refused.stderr.lines().find(|line| line.contains("locked memory")).expect("it is said");
+        assert!(said.contains("524288") && said.contains("65536") && said.contains("ulimit -l"), "{said}");
+    }
+}
+
+#[cfg(feature = "glommio")]
+#[test]
+fn glommio_says_in_one_line_what_a_comparison_has_to_know() {
+    if let Some(reason) = Backend::Glommio.refusal() {
+        return println!("skipped: {reason}");
+    }
+    let ended = Setup::new(Backend::Glommio).start().stop();
+    let said: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("for comparison")).collect();
+    assert!(said.len() == 1 && said[0].contains("one-shot polls") && said[0].contains("copied"), "{}", ended.stderr);
+}
+
 on_each_backend!(there_may_be_more_shards_than_cores_if_none_is_pinned, |setup: Setup| {
     let setup = setup.shards(5);
     let server = setup.start();

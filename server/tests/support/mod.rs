@@ -18,6 +18,8 @@ use ringest_sys::ring;
 pub(crate) enum Backend {
     Uring,
     Epoll,
+    #[cfg(feature = "glommio")]
+    Glommio,
 }
 
 impl Backend {
@@ -25,6 +27,8 @@ impl Backend {
         match self {
             Backend::Uring => "uring",
             Backend::Epoll => "epoll",
+            #[cfg(feature = "glommio")]
+            Backend::Glommio => "glommio",
         }
     }
 
@@ -33,11 +37,13 @@ impl Backend {
         match self {
             Backend::Uring => ring::probe().err().map(|reason| reason.to_string()),
             Backend::Epoll => None,
+            #[cfg(feature = "glommio")]
+            Backend::Glommio => ring::probe().err().map(|reason| reason.to_string()),
         }
     }
 }
 
-/// One fact, proved on every backend: `name::uring` and `name::epoll`.
+/// One fact, proved on every backend: `name::uring`, `name::epoll` and `name::glommio`.
 macro_rules! on_each_backend {
     ($name:ident, $case:expr) => {
         mod $name {
@@ -52,6 +58,12 @@ macro_rules! on_each_backend {
             #[test]
             fn epoll() {
                 $crate::support::run($crate::support::Backend::Epoll, $case);
+            }
+
+            #[cfg(feature = "glommio")]
+            #[test]
+            fn glommio() {
+                $crate::support::run($crate::support::Backend::Glommio, $case);
             }
         }
     };
