@@ -20,10 +20,11 @@ use futures_io::{AsyncRead, AsyncWrite};
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
-use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, ReactorErrorKind, Task, spawn_local};
+use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, Task, spawn_local};
 use glommio_socket::{SockRef, Socket};
 use ringest_ingest::{Action, Block, DriverMemory, Handover, Limits, Place, SegmentId, SessionId, Shard, ShardId};
 use ringest_sys::event_fd::EventFd;
+use ringest_sys::limit;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
@@ -141,12 +142,13 @@ impl fmt::Display for Counters {
 
 impl Glommio {
     pub(crate) fn new(seat: Seat) -> io::Result<Glommio> {
+        check_locked_memory()?;
         // Unbound: the thread is where it should be already.
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .io_memory(IO_MEMORY)
             .preempt_timer(ROUND_MAX)
             .make()
-            .map_err(explain)?;
+            .map_err(|error| io::Error::other(format!("glommio does not start: {error}; take another BACKEND")))?;
         let datagrams = seat.datagrams.map(Datagrams::new);
         let hub = Hub {
             shard: seat.shard,
@@ -804,17 +806,16 @@ fn say(error: GlommioError<()>) {
     SAID.call_once(|| notice!("glommio cannot open a segment, so its shard writes and syncs it itself: {error}"));
 }
 
-/// Why there is no runtime, and what to do.
-fn explain(error: GlommioError<()>) -> io::Error {
-    match error {
-        GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(has, needs)) => io::Error::other(format!(
-            "glommio needs {needs} bytes of locked memory and may have {has}: raise ulimit -l, or use --backend uring"
-        )),
-        error => {
-            let error = io::Error::from(error);
-            io::Error::new(error.kind(), format!("glommio does not start: {error}; --backend auto runs without it"))
-        }
+/// The runtime refuses to start with less, in words that say neither what for nor what to do.
+fn check_locked_memory() -> io::Result<()> {
+    let may_have = limit::locked_memory()?;
+    if may_have < LOCKED_MIN {
+        return Err(io::Error::other(format!(
+            "glommio needs {LOCKED_MIN} bytes of locked memory and may have {may_have}: raise ulimit -l, or take another \
+             BACKEND"
+        )));
     }
+    Ok(())
 }
 
 /// It reads only what is wanted, so nothing is held. Its own memory is for the copies of blocks; those that do not fit
@@ -828,6 +829,8 @@ pub(super) fn memory(buffer_len: usize, limits: &Limits) -> DriverMemory {
 const READ_LEN_MIN: usize = 256 << 10;
 /// Memory that each runtime registers with its rings: its own default.
 const IO_MEMORY: usize = 10 << 20;
+/// What it asks of `RLIMIT_MEMLOCK`.
+const LOCKED_MIN: u64 = 512 << 10;
 /// How long tasks run before the rings are looked at, if they do not come to an end. The runtime's own 100 ms would let a
 /// flood keep a finished sync waiting.
 const ROUND_MAX: Duration = Duration::from_millis(1);

@@ -1,4 +1,4 @@
-//! How many descriptors this process may have open.
+//! How many descriptors this process may have open, and how much memory it may lock.
 
 use std::io;
 
@@ -17,10 +17,19 @@ pub fn raise_open_files() -> io::Result<u64> {
     if outcome == 0 { Ok(limit.rlim_cur) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Bytes of memory that the process may lock as it is now. `u64::MAX` where there is no limit.
+pub fn locked_memory() -> io::Result<u64> {
+    limit_of(libc::RLIMIT_MEMLOCK).map(|limit| limit.rlim_cur)
+}
+
 fn open_files() -> io::Result<libc::rlimit> {
+    limit_of(libc::RLIMIT_NOFILE)
+}
+
+fn limit_of(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a whole rlimit of ours, which the call fills.
-    let outcome = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    let outcome = unsafe { libc::getrlimit(resource, &raw mut limit) };
     if outcome == 0 { Ok(limit) } else { Err(io::Error::last_os_error()) }
 }
 
