@@ -157,6 +157,13 @@ pub struct Args {
     /// How long a stop may take before what is left is given up: 10s, 500ms, 2m.
     #[arg(long, env = "DRAIN_DEADLINE", value_name = "TIME", default_value = "10s")]
     pub drain_deadline: String,
+    /// Traces batches, and sends the traces to this collector by OTLP over HTTP, like http://127.0.0.1:4318. Only in builds
+    /// with the feature otlp.
+    #[arg(long, env = "OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// Part of the batches that is traced, from 0 to 1.
+    #[arg(long, env = "OTLP_SAMPLE", value_name = "PART", default_value = "0.01")]
+    pub otlp_sample: String,
     /// File to write the bound address and the process id to once connections are taken; removed at the end.
     #[arg(long, env = "READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,

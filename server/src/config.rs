@@ -6,6 +6,7 @@ use crate::cli::Args;
 use crate::driver::Backend;
 use crate::storage::Retention;
 use crate::tls::{Identity, TlsPlan, TlsVersion};
+use crate::trace::TracePlan;
 use ringest_ingest::{BreakerLimits, Limits, Memory, SegmentFormat};
 use ringest_sys::cpu::{self, CpuList};
 use ringest_sys::{limit, ring};
@@ -48,6 +49,8 @@ pub struct Config {
     pub tls: Option<(TlsPlan, Identity)>,
     /// Where the tokens are that let a session in; none asks nobody for one.
     pub token_file: Option<PathBuf>,
+    /// Where traces of batches go, if they go anywhere.
+    pub trace: Option<TracePlan>,
     /// Where some of this was written, beside flags and environment variables.
     pub config_file: Option<PathBuf>,
     /// Written when connections are taken.
@@ -127,6 +130,7 @@ impl Config {
             drain_deadline: duration("DRAIN_DEADLINE", &args.drain_deadline, DRAIN_MAX)?,
             token_file: args.token_file.clone(),
             tls,
+            trace: trace(args)?,
             config_file: args.config.clone(),
             ready_file: args.ready_file.clone(),
             backend: backend(args, machine, &mut notices)?,
@@ -192,6 +196,8 @@ impl Config {
                 "oldest": plan.oldest.as_str(),
                 "client_ca": plan.client_ca,
             })),
+            "otlp_endpoint": self.trace.as_ref().map(|plan| &plan.endpoint),
+            "otlp_sample": self.trace.as_ref().map(|plan| plan.sample),
             "config_file": self.config_file,
             "ready_file": self.ready_file,
             "notices": self.notices,
@@ -459,6 +465,23 @@ fn deadline(name: &str, typed: &str, max: Duration) -> Result<Option<Duration>, 
     Ok((!time.is_zero()).then_some(time))
 }
 
+fn trace(args: &Args) -> Result<Option<TracePlan>, Refusal> {
+    let typed = &args.otlp_sample;
+    let sample = typed.parse().ok().filter(|sample| (0.0..=1.0).contains(sample));
+    let sample =
+        sample.ok_or_else(|| refuse(format!("OTLP_SAMPLE: \"{typed}\" is no part of all batches; from 0 to 1")))?;
+    let Some(url) = &args.otlp_endpoint else { return Ok(None) };
+    if !cfg!(feature = "otlp") {
+        return Err(refuse(format!("OTLP_ENDPOINT={url}: this build cannot trace; build it with --features otlp")));
+    }
+    let Some(place) = url.strip_prefix("http://").filter(|place| !place.is_empty() && !place.starts_with('/')) else {
+        return Err(refuse(format!("OTLP_ENDPOINT: \"{url}\" is no address like http://127.0.0.1:4318")));
+    };
+    let (host, path) = place.split_once('/').unwrap_or((place, ""));
+    let path = if path.is_empty() { "v1/traces" } else { path };
+    Ok(Some(TracePlan { endpoint: format!("http://{host}/{path}"), sample }))
+}
+
 fn duration(name: &str, typed: &str, max: Duration) -> Result<Duration, Refusal> {
     let digits = typed.trim_end_matches(|byte: char| byte.is_ascii_alphabetic());
     let unit_ms = match &typed[digits.len()..] {
@@ -564,6 +587,11 @@ mod tests {
             (&["--host", "no such host"][..], "SERVER_HOST"),
             (&["--ack", "perhaps"], "\"perhaps\""),
             (&["--ack", "forwarded"], "does not forward yet"),
+            (&["--otlp-sample", "1.1"], "OTLP_SAMPLE: \"1.1\""),
+            #[cfg(not(feature = "otlp"))]
+            (&["--otlp-endpoint", "http://localhost:4318"], "--features otlp"),
+            #[cfg(feature = "otlp")]
+            (&["--otlp-endpoint", "localhost:4318"], "OTLP_ENDPOINT: \"localhost:4318\""),
             (&["--ack", "written", "--persistence", "false"], "nothing is written"),
             (&["--ack", "durable", "--persistence", "false"], "nothing is durable"),
             (&["--min-level", "loud"], "\"loud\""),

@@ -16,4 +16,5 @@ pub mod reload;
 pub mod storage;
 pub mod tls;
 pub mod token;
+pub mod trace;
 pub mod worker;

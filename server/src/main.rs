@@ -7,6 +7,8 @@ use ringest_server::config::{Config, Machine, Udp};
 use ringest_server::control::{self, Control, ReadyFile};
 use ringest_server::reload::Standing;
 use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
+#[cfg(feature = "otlp")]
+use ringest_server::trace::Tracer;
 use ringest_server::worker::{self, WorkerPlan};
 use ringest_server::{inspect, notice, token};
 use ringest_sys::{datagram, limit, net};
@@ -74,6 +76,8 @@ fn serve(words: Vec<OsString>, typed: Typed, config: Config) -> io::Result<ExitC
         keeper.handle().retain(dir.clone(), config.retention);
     }
     let control = Control::new()?;
+    #[cfg(feature = "otlp")]
+    let _tracer = config.trace.as_ref().map(Tracer::start).transpose()?;
     let door = Door::new(&config.limits, config.token_file.as_deref().map(token::read).transpose()?);
     let workers =
         worker::spawn_all(plans(config, recovery, listeners, datagrams.sockets, &keeper, &door)?, control.ended())?;

@@ -3,6 +3,7 @@
 use crate::block::{HEADROOM, PAGE, RUN_TEXT_LEN_MAX, RUNS_LEN_MAX};
 use crate::producer::ProducerId;
 use crate::slab::SessionId;
+use crate::trace::BatchTrace;
 use libdeflater::Crc;
 use std::time::Instant;
 
@@ -52,6 +53,8 @@ pub(crate) struct Batch {
     /// The sessions that are owed an answer once this batch is safe.
     pub(crate) sessions: Vec<SessionId>,
     pub(crate) opened_at: Instant,
+    /// From its first record on.
+    pub(crate) trace: Option<BatchTrace>,
     /// Somebody waits for the write.
     pub(crate) write_awaited: bool,
     /// Somebody waits for the sync.
@@ -71,6 +74,7 @@ impl Batch {
             runs,
             sessions,
             opened_at: now,
+            trace: None,
             write_awaited: false,
             sync_awaited: false,
             due: false,

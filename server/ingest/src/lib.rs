@@ -28,6 +28,7 @@ mod shard;
 mod slab;
 mod stage;
 mod tally;
+mod trace;
 mod transport;
 mod writer;
 

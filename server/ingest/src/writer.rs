@@ -21,6 +21,7 @@ use crate::shard::{Action, Fault, ShardId};
 use crate::slab::SessionId;
 use crate::stage::Stage;
 use crate::tally::Tally;
+use crate::trace::BatchTrace;
 use ringest_wire::{AckLevel, Code};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -48,6 +49,7 @@ pub struct StorageHealth {
 }
 
 pub(crate) struct Writer {
+    shard: ShardId,
     limits: Limits,
     /// Blocks stay in memory until they are synced, so that a failed sync loses nothing.
     retain: bool,
@@ -121,6 +123,7 @@ struct Flight {
     /// Bytes of its records, as they were sent.
     len: usize,
     opened_at: Instant,
+    trace: Option<BatchTrace>,
     /// When the driver was last given it.
     issued_at: Instant,
     rows: u32,
@@ -143,6 +146,7 @@ impl Writer {
             SegmentFormat::Gzip => (Some(Press::new(limits.batch_len_max)), packed_len_max(limits.batch_len_max)),
         };
         Writer {
+            shard,
             retain,
             spares: (0..batches).map(|_| Arena::new(body_len_max)).collect(),
             press,
@@ -233,6 +237,7 @@ impl Writer {
         let Some(open) = &mut self.open else { return };
         self.rows_in_flight += u64::from(run.rows);
         open.cover(run);
+        open.trace.get_or_insert_with(|| BatchTrace::begin(self.shard));
         open.due |= open.rows >= self.limits.batch_rows;
         match waiter {
             None | Some((_, AckLevel::None | AckLevel::Accepted)) => {}
@@ -388,7 +393,10 @@ impl Writer {
         let number = self.open_number;
         self.open_number += 1;
         let sync_only = open.sync_awaited && !open.write_awaited;
-        let Batch { arena, len, rows, crc, mut runs, sessions, opened_at, .. } = open;
+        let Batch { arena, len, rows, crc, mut runs, sessions, opened_at, trace, .. } = open;
+        if let Some(trace) = &trace {
+            trace.seal(number, rows, len);
+        }
         let block = Block::seal(number, arena, Records { len, rows, crc }, &runs, producers, self.press.as_mut());
         for run in runs.drain(..) {
             if let Some(producer) = run.producer {
@@ -405,6 +413,7 @@ impl Writer {
             len,
             issued_at: opened_at,
             opened_at,
+            trace,
             rows,
             sync_only,
             sessions,
@@ -424,6 +433,9 @@ impl Writer {
             block.address(id, offset, &segment_line, self.limits.paged_len_min);
             (flight.place, flight.written, flight.issued_at) = (Some((id, offset)), false, now);
             tally.stages.record(Stage::Queue, now.saturating_duration_since(flight.opened_at));
+            if let Some(trace) = &mut flight.trace {
+                trace.issue(id, offset);
+            }
             let segment = self.chain.get_mut(id).expect("the segment was just placed");
             segment.end += block.len() as u64;
             segment.rows += u64::from(block.rows);
@@ -472,6 +484,9 @@ impl Writer {
             let flight = &mut self.flights[(number - front) as usize];
             flight.written = !failed;
             flight.block = Some(block);
+            if let Some(trace) = flight.trace.as_mut().filter(|_| self.retain) {
+                trace.settle();
+            }
             issued_at = flight.issued_at;
             tally.stages.record(Stage::Write, now.saturating_duration_since(issued_at));
         }
