@@ -1150,23 +1150,29 @@ impl Shard {
             let waited = now.saturating_duration_since(since);
             let is_over = waited >= wait_over_share && self.shares.is_over(&session.usage, now);
             if matches!(session.mode, Mode::Stream(_)) && (is_over || waited >= wait_max) {
-                let code = if waited >= wait_max { Code::Overloaded } else { Code::QuotaExceeded };
-                let time = waited.as_nanos() as u64;
-                let refusal = Refusal::new(code, quota::retry_after(waited, id.token(), time));
-                session.shed = Some(Shed { refusal, used_at: None });
                 session.is_queued = false;
-                shed.push(id);
-                self.intake.tally.shed_over_share += u64::from(code == Code::QuotaExceeded);
-                self.intake.tally.shed_overdue += u64::from(code == Code::Overloaded);
-                if code == Code::Overloaded {
-                    self.shut_until = Some(now + wait_max);
-                }
+                shed.push((id, waited));
             }
             self.line_check_at = Some(now + wait_over_share / 4);
         }
         let Shard { queue, sessions, .. } = self;
         queue.retain(|id| sessions.get(id).is_some_and(|session| session.is_queued));
-        for id in shed {
+        for (id, waited) in shed {
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            if session.is_behind() && self.decode_budget == 0 {
+                // What is refused has to be decoded all the same: in the next turn.
+                self.enqueue(id);
+                self.line_check_at = Some(now);
+                continue;
+            }
+            let code = if waited >= wait_max { Code::Overloaded } else { Code::QuotaExceeded };
+            let refusal = Refusal::new(code, quota::retry_after(waited, id.token(), waited.as_nanos() as u64));
+            session.shed = Some(Shed { refusal, used_at: None });
+            self.intake.tally.shed_over_share += u64::from(code == Code::QuotaExceeded);
+            self.intake.tally.shed_overdue += u64::from(code == Code::Overloaded);
+            if code == Code::Overloaded {
+                self.shut_until = Some(now + wait_max);
+            }
             self.feed_stashed(id);
             self.unstall(id);
         }
@@ -1348,9 +1354,16 @@ impl Shard {
     }
 
     fn enqueue(&mut self, id: SessionId) {
-        if let Some(session) = self.sessions.get_mut(id)
-            && !session.is_queued
-        {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Limits { owed_lines_max, owed_runs_max, wait_over_share, .. } = self.intake.limits;
+        // What was received of it and not looked at waits for room like what a driver holds back.
+        let has_more = session.has_lines_stashed() || (session.is_behind() && session.handshake != Handshake::Waiting);
+        if has_more && !session.owes_too_much(owed_lines_max, owed_runs_max) {
+            session.waits_since.get_or_insert(self.now);
+            self.shares.handle_sent(&mut session.usage, 0, self.now);
+            self.line_check_at.get_or_insert(self.now + wait_over_share);
+        }
+        if !session.is_queued {
             session.is_queued = true;
             self.queue.push(id, &session.usage);
         }
