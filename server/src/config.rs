@@ -51,6 +51,8 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// Where traces of batches go, if they go anywhere.
     pub trace: Option<TracePlan>,
+    /// Where it is looked at, if it may be.
+    pub admin: Option<SocketAddr>,
     /// Where some of this was written, beside flags and environment variables.
     pub config_file: Option<PathBuf>,
     /// Written when connections are taken.
@@ -131,6 +133,7 @@ impl Config {
             token_file: args.token_file.clone(),
             tls,
             trace: trace(args)?,
+            admin: admin(args, &mut notices)?,
             config_file: args.config.clone(),
             ready_file: args.ready_file.clone(),
             backend: backend(args, machine, &mut notices)?,
@@ -198,6 +201,7 @@ impl Config {
             })),
             "otlp_endpoint": self.trace.as_ref().map(|plan| &plan.endpoint),
             "otlp_sample": self.trace.as_ref().map(|plan| plan.sample),
+            "admin": self.admin.map(|admin| admin.to_string()),
             "config_file": self.config_file,
             "ready_file": self.ready_file,
             "notices": self.notices,
@@ -261,6 +265,24 @@ fn udp(args: &Args, listen: SocketAddr, is_encrypted: bool, notices: &mut Vec<St
             .push("ENABLE_UDP with ENABLE_TLS: datagrams are plain text all the same, and taken from anybody".into());
     }
     Ok(args.udp.then(|| Udp { listen: SocketAddr::new(listen.ip(), args.udp_port), buffer_len }))
+}
+
+fn admin(args: &Args, notices: &mut Vec<String>) -> Result<Option<SocketAddr>, Refusal> {
+    let typed = args.admin_addr.as_str();
+    if typed == "none" {
+        return Ok(None);
+    }
+    let mut found = typed.to_socket_addrs().map_err(|err| {
+        refuse(format!("ADMIN_ADDR: \"{typed}\" is no address with a port, like 127.0.0.1:9088, and not none: {err}"))
+    })?;
+    let admin = found.next().ok_or_else(|| refuse(format!("ADMIN_ADDR: \"{typed}\" has no address")))?;
+    if !admin.ip().is_loopback() {
+        let ip = admin.ip();
+        notices.push(format!(
+            "the admin listener on {ip} can be reached from other machines, and asks nobody who they are"
+        ));
+    }
+    Ok(Some(admin))
 }
 
 fn ack(args: &Args, notices: &mut Vec<String>) -> Result<AckLevel, Refusal> {

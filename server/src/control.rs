@@ -193,14 +193,20 @@ pub struct ReadyFile {
 }
 
 impl ReadyFile {
-    /// Writes the bound address and the process id, and the address for datagrams where there is one, all at once: who
-    /// sees the file can read it.
+    /// Writes the bound address and the process id, and the addresses for looking and for datagrams where there are such,
+    /// all at once: who sees the file can read it.
     ///
     /// # Errors
     /// The file cannot be written; the message names it.
-    pub fn write(path: PathBuf, bound: SocketAddr, udp: Option<SocketAddr>) -> io::Result<ReadyFile> {
+    pub fn write(
+        path: PathBuf,
+        bound: SocketAddr,
+        admin: Option<SocketAddr>,
+        udp: Option<SocketAddr>,
+    ) -> io::Result<ReadyFile> {
+        let admin = admin.map_or(String::new(), |admin| format!(" admin={admin}"));
         let udp = udp.map_or(String::new(), |udp| format!(" udp={udp}"));
-        let text = format!("{bound} {}{udp}\n", process::id());
+        let text = format!("{bound} {}{admin}{udp}\n", process::id());
         file::replace(&path, text.as_bytes())
             .map_err(|err| io::Error::new(err.kind(), format!("cannot write READY_FILE {}: {err}", path.display())))?;
         Ok(ReadyFile { path, text })
@@ -229,15 +235,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ready");
         let bound: SocketAddr = "127.0.0.1:9000".parse().unwrap();
-        let ready = ReadyFile::write(path.clone(), bound, None).unwrap();
+        let ready = ReadyFile::write(path.clone(), bound, None, None).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("127.0.0.1:9000 {}\n", process::id()));
-        let ready_too = ReadyFile::write(path.clone(), bound, Some(bound)).unwrap();
-        let text = format!("127.0.0.1:9000 {} udp=127.0.0.1:9000\n", process::id());
+        let ready_too = ReadyFile::write(path.clone(), bound, Some(bound), Some(bound)).unwrap();
+        let text = format!("127.0.0.1:9000 {} admin=127.0.0.1:9000 udp=127.0.0.1:9000\n", process::id());
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         drop((ready, ready_too));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        let message = ReadyFile::write(dir.path().join("no/ready"), bound, None).unwrap_err().to_string();
+        let message = ReadyFile::write(dir.path().join("no/ready"), bound, None, None).unwrap_err().to_string();
         assert!(message.contains("READY_FILE") && message.contains("no/ready"), "{message}");
     }
 
@@ -248,12 +254,12 @@ mod tests {
         let bound: SocketAddr = "127.0.0.1:9000".parse().unwrap();
         fs::write(&kept, "kept").unwrap();
         std::os::unix::fs::symlink(&kept, &link).unwrap();
-        let message = ReadyFile::write(link.clone(), bound, None).unwrap_err().to_string();
+        let message = ReadyFile::write(link.clone(), bound, None, None).unwrap_err().to_string();
         assert!(message.contains("no regular file") && message.contains("link"), "{message}");
         assert!(link.is_symlink() && fs::read_to_string(&kept).unwrap() == "kept");
 
         let path = dir.path().join("ready");
-        let ready = ReadyFile::write(path.clone(), bound, None).unwrap();
+        let ready = ReadyFile::write(path.clone(), bound, None, None).unwrap();
         fs::write(&path, "127.0.0.1:9001 1\n").unwrap();
         drop(ready);
         assert!(path.exists(), "it is another server's by now");

@@ -3,6 +3,10 @@
 //! Here are the files, the threads, the sockets and the clock that `ringest-ingest` does without; what is decided about
 //! a line is decided there.
 
+// `--print-config` is one object of more members than the usual depth of macros takes.
+#![recursion_limit = "256"]
+
+pub mod admin;
 pub mod books;
 pub mod cli;
 pub mod config;

@@ -1,6 +1,7 @@
 //! `ringest-server`: the life of a server, from its arguments to its exit code.
 
 use ringest_ingest::{Door, ShardConfig, ShardId};
+use ringest_server::admin::{About, Admin};
 use ringest_server::books::Books;
 use ringest_server::cli::{Command, Typed};
 use ringest_server::config::{Config, Machine, Udp};
@@ -9,7 +10,7 @@ use ringest_server::reload::Standing;
 use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
 #[cfg(feature = "otlp")]
 use ringest_server::trace::Tracer;
-use ringest_server::worker::{self, WorkerPlan};
+use ringest_server::worker::{self, Worker, WorkerPlan};
 use ringest_server::{inspect, notice, token};
 use ringest_sys::{datagram, limit, net};
 use ringest_wire::AckLevel;
@@ -59,6 +60,8 @@ fn serve(words: Vec<OsString>, typed: Typed, config: Config) -> io::Result<ExitC
     if let Some((_, identity)) = &config.tls {
         notice!("{identity}");
     }
+    // Before anything that takes its time, so that whoever looks finds a server that is starting.
+    let admin = config.admin.map(|addr| Admin::start(addr, about(config))).transpose()?;
     let shards = u16::try_from(config.cpus.len()).expect("the number of shards is bounded");
     let (_lock, recovery) = match &config.log_dir {
         Some(dir) => (Some(DirLock::take(dir)?), storage::recover(dir, shards)?),
@@ -81,11 +84,18 @@ fn serve(words: Vec<OsString>, typed: Typed, config: Config) -> io::Result<ExitC
     let door = Door::new(&config.limits, config.token_file.as_deref().map(token::read).transpose()?);
     let workers =
         worker::spawn_all(plans(config, recovery, listeners, datagrams.sockets, &keeper, &door)?, control.ended())?;
-    let ready = config.ready_file.clone().map(|path| ReadyFile::write(path, bound, datagrams.bound)).transpose()?;
-    notice!("{}{}", ready_line(config, bound), datagrams.said);
+    let looked_at = admin.as_ref().map(Admin::bound);
+    if let Some(admin) = &admin {
+        admin.serving(workers.iter().map(Worker::probe).collect());
+    }
+    let write = |path| ReadyFile::write(path, bound, looked_at, datagrams.bound);
+    let ready = config.ready_file.clone().map(write).transpose()?;
+    let looked_at = looked_at.map_or(String::new(), |addr| format!(", admin on http://{addr}"));
+    notice!("{}{}{looked_at}", ready_line(config, bound), datagrams.said);
 
     let cause = control.wait(|| standing.reload(&workers, &door, &keeper.handle()));
     drop(ready); // From here on no connection is taken.
+    admin.iter().for_each(Admin::draining);
     notice!("draining, {}", cause);
     let outcome = control.drain(workers, cause, standing.config().drain_deadline);
     if let Some(signal) = outcome.impatience {
@@ -175,6 +185,10 @@ fn plans(
         });
     }
     Ok(plans)
+}
+
+fn about(config: &Config) -> About {
+    About { backend: config.backend.as_str(), is_stored: config.log_dir.is_some(), linger: config.limits.linger }
 }
 
 fn ready_line(config: &Config, bound: SocketAddr) -> String {

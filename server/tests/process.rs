@@ -252,7 +252,7 @@ impl Drop for Running {
 /// The binary, with none of its caller's variables.
 fn server() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringest-server"));
-    command.env_clear();
+    command.env_clear().env("ADMIN_ADDR", "none");
     command
 }
 

@@ -47,7 +47,7 @@ pub(super) fn server_with(
     command
         .args(args)
         .args(["--port", "0", "--backend", backend_name(backend), "--ack", &ack.to_string()])
-        .args(["--cpu-list", &task.server_cpu.to_string()])
+        .args(["--cpu-list", &task.server_cpu.to_string(), "--admin-addr", "127.0.0.1:0"])
         .arg("--log-dir")
         .arg(dir.join("logs"))
         .arg("--ready-file")

@@ -77,6 +77,16 @@ impl Histogram {
     /// How many buckets there are.
     pub const BUCKETS: usize = 1 + OCTAVES * QUARTERS + 1;
 
+    /// One that was taken down elsewhere: buckets by number with what they hold, and the sum. `None` where there is no such
+    /// bucket.
+    pub fn from_counts(counts: impl IntoIterator<Item = (usize, u64)>, sum: Duration) -> Option<Histogram> {
+        let mut histogram = Histogram { sum_ns: u64::try_from(sum.as_nanos()).ok()?, ..Histogram::default() };
+        for (at, count) in counts {
+            *histogram.counts.get_mut(at)? += count;
+        }
+        Some(histogram)
+    }
+
     /// How many durations there are.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
@@ -210,5 +220,8 @@ mod tests {
         sum.add(&early);
         assert_eq!(sum, late);
         assert_eq!(late.buckets().map(|(_, count)| count).sum::<u64>(), 4);
+        let taken_down: Vec<(usize, u64)> = late.buckets().map(|(_, count)| count).enumerate().collect();
+        assert_eq!(Histogram::from_counts(taken_down, late.sum()), Some(late));
+        assert_eq!(Histogram::from_counts([(Histogram::BUCKETS, 1)], Duration::ZERO), None);
     }
 }

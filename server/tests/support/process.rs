@@ -35,6 +35,7 @@ pub(crate) struct Server {
     stderr: Said,
     addr: SocketAddr,
     udp: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
     has_ended: bool,
     /// Its directory lives as long as it does.
     _room: Arc<TempDir>,
@@ -56,7 +57,8 @@ impl Setup {
             log_dir: room.path().join("logs"),
             room,
             args: vec!["--no-pin".into()],
-            env: vec![("SHARDS".into(), "1".into())],
+            // Tests run beside each other, and the usual address is there once.
+            env: vec![("SHARDS".into(), "1".into()), ("ADMIN_ADDR".into(), "none".into())],
             through: Vec::new(),
             on,
         }
@@ -81,6 +83,11 @@ impl Setup {
 
     pub(crate) fn shards(self, shards: u16) -> Setup {
         self.env("SHARDS", &shards.to_string())
+    }
+
+    /// With an admin listener, on a port of its own.
+    pub(crate) fn admin(self) -> Setup {
+        self.env("ADMIN_ADDR", "127.0.0.1:0")
     }
 
     pub(crate) fn ack(self, level: &str) -> Setup {
@@ -141,8 +148,9 @@ impl Setup {
         loop {
             let text = fs::read_to_string(&ready).unwrap_or_default();
             if let Some(addr) = bound_addr(&text) {
-                let udp = text.split_whitespace().find_map(|word| word.strip_prefix("udp=")?.parse().ok());
-                return Ok(Server { child, stderr, addr, udp, has_ended: false, _room: self.room.clone() });
+                let named = |name| text.split_whitespace().find_map(|word| word.strip_prefix(name)?.parse().ok());
+                let (udp, admin) = (named("udp="), named("admin="));
+                return Ok(Server { child, stderr, addr, udp, admin, has_ended: false, _room: self.room.clone() });
             }
             if let Some(status) = child.try_wait().unwrap() {
                 return Err(Ended { status, stderr: stderr.all(), took: started.elapsed() });
@@ -220,6 +228,11 @@ impl Server {
     /// Where it takes datagrams.
     pub(crate) fn udp_addr(&self) -> SocketAddr {
         self.udp.expect("it was asked to take datagrams")
+    }
+
+    /// Where it is looked at.
+    pub(crate) fn admin_addr(&self) -> SocketAddr {
+        self.admin.expect("it was asked for an admin listener")
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -1,0 +1,127 @@
+//! The books, as a scraper sees them while lines come in.
+
+use crate::open_metrics::{self, Metrics};
+use crate::support::on_each_backend;
+use crate::support::process::Setup;
+use crate::web::fetch;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+on_each_backend!(the_books_close_exactly_at_every_scrape_under_load, |setup: Setup| {
+    let server = setup.shards(2).flag("--min-level", "INFO").admin().start();
+    let (addr, admin) = (server.addr(), server.admin_addr());
+    let is_over = AtomicBool::new(false);
+    let (sent, scrapes, in_flight) = thread::scope(|scope| {
+        let over = Over(&is_over);
+        let senders: Vec<_> = (0..6).map(|_| scope.spawn(|| send(addr, &is_over))).collect();
+        let (mut scrapes, mut in_flight) = (0, 0);
+        let until = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < until {
+            let metrics = scrape(admin);
+            for shard in ["0", "1"] {
+                in_flight += u64::from(close(&metrics, shard) > 0.0);
+            }
+            scrapes += 1;
+        }
+        drop(over);
+        (senders.into_iter().map(|sender| sender.join().unwrap()).sum::<u64>(), scrapes, in_flight)
+    });
+    println!("{scrapes} scrapes, {in_flight} with records in flight, {sent} lines");
+    assert!(scrapes >= 10 && in_flight > 0, "{scrapes} scrapes, {in_flight} with records in flight: no load");
+    let settled = Instant::now() + Duration::from_secs(20);
+    let metrics = loop {
+        let metrics = scrape(admin);
+        if close(&metrics, "0") + close(&metrics, "1") == 0.0 {
+            break metrics;
+        }
+        assert!(Instant::now() < settled, "everything that was sent is answered");
+    };
+    let total = |name: &str| ["0", "1"].map(|shard| metrics.sum(name, ("shard", shard))).iter().sum::<f64>();
+    assert_eq!(total("ringest_lines_received_total"), sent as f64, "each line that was sent is in the books");
+    assert!(total("ringest_lines_filtered_total") > 0.0 && total("ringest_lines_rejected_total") > 0.0);
+    for stage in ["receive", "parse", "queue", "write", "sync", "ack"] {
+        let count = metrics.sum("ringest_stage_seconds_count", ("stage", stage));
+        assert!(count > 0.0, "{stage} was passed");
+    }
+    server.stop();
+});
+
+on_each_backend!(metrics_say_what_they_are_counted_in_and_what_runs, |setup: Setup| {
+    let backend = setup.on.as_str();
+    let server = setup.shards(2).flag("--udp", "true").flag("--udp-port", "0").admin().start();
+    let metrics = scrape(server.admin_addr());
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(metrics.value("ringest_build_info", &[("backend", backend), ("version", version)]), 1.0);
+    assert_eq!(metrics.value("ringest_ready", &[]), 1.0);
+    for shard in ["0", "1"] {
+        assert_eq!(metrics.value("ringest_shard_up", &[("shard", shard)]), 1.0);
+        let closed = [("ringest_storage_breaker", "closed"), ("shard", shard)];
+        assert_eq!(metrics.value("ringest_storage_breaker", &closed), 1.0);
+        assert_eq!(metrics.value("ringest_udp_kernel_drops_total", &[("shard", shard)]), 0.0);
+    }
+    assert!(metrics.sum("ringest_driver_events_total", ("shard", "0")) > 0.0, "the kernel interface counts");
+    let started = metrics.value("ringest_start_time_seconds", &[]);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((0.0..60.0).contains(&(now - started)), "{started}");
+    server.stop();
+});
+
+/// Says that it is over when it is dropped, so that a failed assertion does not wait for senders for ever.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Sends good, filtered and bad lines, and reads what comes back, until it is over. How many.
+fn send(addr: SocketAddr, is_over: &AtomicBool) -> u64 {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    let mut reader = stream.try_clone().unwrap();
+    let replies = thread::spawn(move || {
+        let (mut lines, mut buf) = (0, [0; 65_536]);
+        while let Ok(len @ 1..) = reader.read(&mut buf) {
+            lines += buf[..len].iter().filter(|byte| **byte == b'\n').count() as u64;
+        }
+        lines
+    });
+    let text = "x".repeat(120);
+    let chunk: String = (0..100)
+        .map(|number| match number % 10 {
+            3 => "{\"level\":\"debug\",\"message\":1}\n".to_owned(),
+            7 => "no record\n".to_owned(),
+            _ => format!("{{\"level\":\"info\",\"message\":\"{text}\"}}\n"),
+        })
+        .collect();
+    let mut sent = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        stream.write_all(chunk.as_bytes()).unwrap();
+        sent += 100;
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(replies.join().unwrap(), sent, "one reply per line");
+    sent
+}
+
+fn scrape(admin: SocketAddr) -> Metrics {
+    let page = fetch(admin, "/metrics", &["-H", "Accept: application/openmetrics-text"]);
+    assert_eq!(page.status, 200);
+    open_metrics::parse(&page.text()).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// Sees that a shard's books close, to the line. How many are in flight.
+fn close(metrics: &Metrics, shard: &str) -> f64 {
+    let count = |name: &str| metrics.sum(name, ("shard", shard));
+    let in_flight = count("ringest_lines_in_flight");
+    let accounted = count("ringest_lines_stored_total")
+        + count("ringest_lines_filtered_total")
+        + count("ringest_lines_duplicate_total")
+        + count("ringest_lines_rejected_total")
+        + in_flight;
+    assert_eq!(count("ringest_lines_received_total"), accounted, "the books of shard {shard} close");
+    in_flight
+}
