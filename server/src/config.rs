@@ -217,8 +217,14 @@ fn listen(args: &Args, is_encrypted: bool, notices: &mut Vec<String>) -> Result<
         .map_err(|err| refuse(format!("SERVER_HOST: \"{host}\" cannot be resolved: {err}")))?;
     let listen = found.next().ok_or_else(|| refuse(format!("SERVER_HOST: \"{host}\" has no address")))?;
     if !listen.ip().is_loopback() {
-        let lack = if is_encrypted { "this build checks no token" } else { "it has neither TLS nor authentication" };
-        notices.push(format!("{} can be reached from other machines; {lack}", listen.ip()));
+        let asks_who = args.token_file.is_some() || (is_encrypted && args.client_ca.is_some());
+        let lack = match (is_encrypted, asks_who) {
+            (true, true) => None,
+            (true, false) => Some("anybody there may send; TOKEN_FILE or CLIENT_CA says who"),
+            (false, true) => Some("without ENABLE_TLS, tokens cross the network as they are"),
+            (false, false) => Some("it has neither TLS nor authentication"),
+        };
+        notices.extend(lack.map(|lack| format!("{} can be reached from other machines; {lack}", listen.ip())));
     }
     Ok(listen)
 }
@@ -260,10 +266,12 @@ fn udp(args: &Args, listen: SocketAddr, is_encrypted: bool, notices: &mut Vec<St
     if buffer_len > UDP_BUFFER_LEN_MAX {
         return Err(refuse(format!("UDP_BUFFER_SIZE={buffer_len}: at most {UDP_BUFFER_LEN_MAX}")));
     }
-    if args.udp && is_encrypted {
-        notices
-            .push("ENABLE_UDP with ENABLE_TLS: datagrams are plain text all the same, and taken from anybody".into());
-    }
+    let unlike = match (is_encrypted, args.token_file.is_some()) {
+        (true, _) => Some("ENABLE_UDP with ENABLE_TLS: datagrams are plain text all the same, and taken from anybody"),
+        (false, true) => Some("ENABLE_UDP with TOKEN_FILE: a datagram shows no token, and is taken from anybody"),
+        (false, false) => None,
+    };
+    notices.extend(unlike.filter(|_| args.udp).map(str::to_owned));
     Ok(args.udp.then(|| Udp { listen: SocketAddr::new(listen.ip(), args.udp_port), buffer_len }))
 }
 
@@ -724,6 +732,16 @@ mod tests {
             let config = resolve(&["--host", host, "--port", "1"]).unwrap();
             assert_eq!(config.notices.iter().any(|notice| notice.contains("other machines")), told, "{host}");
         }
+    }
+
+    #[test]
+    fn what_tokens_do_not_protect_is_pointed_out() {
+        let notices = |flags: &[&str]| resolve(&[&["--token-file", "tokens"], flags].concat()).unwrap().notices;
+        assert_eq!(notices(&[]), [""; 0]);
+        let wide = notices(&["--host", "0.0.0.0"]);
+        assert!(wide.len() == 1 && wide[0].ends_with("tokens cross the network as they are"), "{wide:?}");
+        let datagrams = notices(&["--udp", "true"]);
+        assert!(datagrams.len() == 1 && datagrams[0].contains("a datagram shows no token"), "{datagrams:?}");
     }
 
     #[test]
