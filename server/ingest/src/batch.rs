@@ -81,9 +81,11 @@ impl Batch {
         }
     }
 
-    /// Whether `len` more bytes and one more run fit.
+    /// Whether `len` more bytes, one more run and one more session fit.
     pub(crate) fn fits(&self, len: usize, len_max: usize) -> bool {
-        self.len + len <= len_max && (self.runs.len() + 1) * RUN_TEXT_LEN_MAX <= RUNS_LEN_MAX
+        self.len + len <= len_max
+            && (self.runs.len() + 1) * RUN_TEXT_LEN_MAX <= RUNS_LEN_MAX
+            && self.sessions.len() < SESSIONS_MAX
     }
 
     /// Copies records in: whole lines, each with its newline.
@@ -122,3 +124,7 @@ impl Batch {
         }
     }
 }
+
+/// Entries in the list of those that wait for a batch. Plain connections that take turns with short lines could make it
+/// half as long as their records, and it keeps its memory.
+const SESSIONS_MAX: usize = 4096;

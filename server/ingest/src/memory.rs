@@ -88,7 +88,7 @@ fn answers_len(limits: &Limits) -> usize {
 pub(crate) const SPARE_SENDS_MAX: usize = 64;
 /// The program, its libraries, and the stacks of its threads as far as they are used.
 const BASE_LEN: usize = 16 << 20;
-/// Rings or tables of the kernel's interface, runs of batches, tables of sessions that were there.
+/// Rings or tables of the kernel's interface, runs of batches and who waits for them, tables of sessions that were there.
 const SHARD_LEN: usize = 4 << 20;
 /// A producer's entry: its name twice, its state, its places in two tables.
 const PRODUCER_LEN: usize = 512;

@@ -91,6 +91,33 @@ fn a_client_that_repeats_itself_while_the_disk_syncs_is_not_remembered_each_time
 }
 
 #[test]
+fn connections_that_take_turns_line_by_line_do_not_make_a_batch_remember_each_turn() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = moment();
+    let mut shard = shard(now, Limits::default(), None);
+    act(&mut shard, now);
+    let ids = [shard.handle_accepted(now).unwrap(), shard.handle_accepted(now).unwrap()];
+    let region = Region::new(ALLOCATOR);
+    // Nothing that is to be written comes back, so what follows gathers in full batches.
+    let mut writes = Vec::new();
+    let mut turns = 0;
+    while shard.wants(ids[turns % 2]) {
+        shard.handle_bytes(ids[turns % 2], b"{\"level\":\"\",\"message\":1}\n", now);
+        turns += 1;
+        while let Some(action) = shard.poll() {
+            match action {
+                Action::Write(block) => writes.push(block),
+                Action::Resume(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(turns > 50_000, "{turns}");
+    let in_all = (Limits::default().batches * (32 << 10)) as isize + GROWTH_MAX;
+    assert!(growth(&region) < in_all, "{} bytes", growth(&region));
+}
+
+#[test]
 fn connections_that_came_and_went_before_their_handshake_are_forgotten() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
