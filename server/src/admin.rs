@@ -1,4 +1,4 @@
-//! How a running server is looked at: metrics and health over HTTP, on a thread of its own.
+//! How a running server is looked at: metrics, health and a live page over HTTP, on a thread of its own.
 //!
 //! It reads, and changes nothing. Shards are asked through their inboxes and answer at the end of a turn, so a record's
 //! path knows nothing of who looks, and every answer is one in which a shard's books close. One that does not answer in
@@ -122,6 +122,7 @@ impl Admin {
 impl Desk {
     fn answer(&self, question: Question) -> Answer {
         match question.path.as_str() {
+            "/" => Answer { status: 200, kind: "text/html; charset=utf-8", body: PAGE.into() },
             "/metrics" => self.metrics(&question),
             "/livez" => health::liveness(&self.survey(LIVE_PATIENCE)).into(),
             "/readyz" => self.readiness(&self.survey(READY_PATIENCE)).into(),
@@ -162,8 +163,10 @@ impl Desk {
     }
 }
 
+/// One file: it loads nothing but the status of the server that it came from.
+const PAGE: &str = include_str!("admin/page.html");
 /// What can be asked for.
-const PATHS: [&str; 4] = ["/metrics", "/livez", "/readyz", "/status.json"];
+const PATHS: [&str; 5] = ["/", "/metrics", "/livez", "/readyz", "/status.json"];
 /// A turn takes milliseconds. A shard that is silent for so long is stuck, or its core is not there for it.
 const LIVE_PATIENCE: Duration = Duration::from_secs(2);
 /// Who asks whether to send more wants to know within a second.

@@ -30,6 +30,22 @@ pub enum Command {
     Verify(Stored),
     /// Prints the records, and nothing else.
     Cat(Stored),
+    /// Says of a running server which stage of a record's way costs, by how often it is passed and how long it takes.
+    Top(Top),
+}
+
+/// Which server, and how often.
+#[derive(Clone, Debug, Group)]
+pub struct Top {
+    /// Address of the server's admin listener.
+    #[arg(long, env = "ADMIN_ADDR", value_name = "ADDR", default_value = "127.0.0.1:9088")]
+    pub admin_addr: String,
+    /// Shows the table once, of the time since the server's start.
+    #[arg(long)]
+    pub once: bool,
+    /// Seconds between two tables, each of the time since the one before.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    pub interval: u64,
 }
 
 /// Where segments are.
@@ -164,7 +180,7 @@ pub struct Args {
     /// Part of the batches that is traced, from 0 to 1.
     #[arg(long, env = "OTLP_SAMPLE", value_name = "PART", default_value = "0.01")]
     pub otlp_sample: String,
-    /// Address for metrics and health, over HTTP; none has no such listener.
+    /// Address for metrics, health and a live page, over HTTP; none has no such listener.
     #[arg(long, env = "ADMIN_ADDR", value_name = "ADDR", default_value = "127.0.0.1:9088")]
     pub admin_addr: String,
     /// File to write the bound address and the process id to once connections are taken; removed at the end.

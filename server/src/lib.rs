@@ -20,5 +20,6 @@ pub mod reload;
 pub mod storage;
 pub mod tls;
 pub mod token;
+pub mod top;
 pub mod trace;
 pub mod worker;

@@ -11,7 +11,7 @@ use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
 #[cfg(feature = "otlp")]
 use ringest_server::trace::Tracer;
 use ringest_server::worker::{self, Worker, WorkerPlan};
-use ringest_server::{inspect, notice, token};
+use ringest_server::{inspect, notice, token, top};
 use ringest_sys::{datagram, limit, net};
 use ringest_wire::AckLevel;
 use std::env;
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Some(Command::Inspect(stored)) => inspect::inspect(&stored.path),
         Some(Command::Verify(stored)) => inspect::verify(&stored.path),
         Some(Command::Cat(stored)) => inspect::cat(&stored.path),
+        Some(Command::Top(asked)) => top::top(asked),
         None => match Machine::here().and_then(|machine| Config::resolve(&typed.cli.serve, &machine)) {
             Ok(config) if typed.cli.serve.print_config => print(&config),
             Ok(config) => serve(words, typed, config),

@@ -618,7 +618,7 @@ impl Hub {
         while let Some(action) = self.shard.poll() {
             match action {
                 Action::Open(segment) => self.files.open(segment),
-                Action::Write(block) => self.write(block, now),
+                Action::Write(block) => self.write(block),
                 Action::Sync(segment) => self.jobs.push(Job::Sync(segment, self.segment(segment))),
                 Action::CloseSegment { segment, len, producers } => {
                     self.segments.remove(&segment);
@@ -642,10 +642,11 @@ impl Hub {
     }
 
     /// Small blocks, and what is not whole pages of large ones, by write(2): a ring hands that to another thread.
-    fn write(&mut self, block: Block, now: Instant) {
+    fn write(&mut self, block: Block) {
         let segment = self.segment(block.segment());
         let are_apart = segment.pages.is_some() && !block.parts().pages.is_empty();
         let outcome = if are_apart { segment.file.write_ends(&block) } else { segment.file.write(&block) };
+        let now = Instant::now(); // It has happened here: with the turn's time, no write would ever seem to take any.
         match outcome {
             Ok(()) if are_apart => {
                 self.counters.copies += 1;

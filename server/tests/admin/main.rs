@@ -2,6 +2,7 @@
 
 mod hostile;
 mod open_metrics;
+mod page;
 mod readiness;
 mod scrapes;
 mod web;
