@@ -81,6 +81,9 @@ pub struct Args {
     /// Directory of the segments.
     #[arg(long, env = "LOG_DIR", value_name = "DIR", default_value = "./logs")]
     pub log_dir: PathBuf,
+    /// How long to wait for another server that writes in the same directory to end; 0 does not wait.
+    #[arg(long, env = "LOCK_WAIT", value_name = "TIME", default_value = "0")]
+    pub lock_wait: String,
     /// Whether records are stored; without it they are checked, counted and dropped.
     #[arg(long, env = "ENABLE_PERSISTENCE", value_name = "BOOL", default_value = "true",
           value_parser = BoolishValueParser::new(), action = ArgAction::Set)]

@@ -33,6 +33,8 @@ pub struct Config {
     pub buffer_len: usize,
     /// Where segments are kept; none keeps nothing.
     pub log_dir: Option<PathBuf>,
+    /// How long a server that writes there is waited for.
+    pub lock_wait: Duration,
     /// How they are written.
     pub segment_format: SegmentFormat,
     /// How much of what was stored is kept.
@@ -124,6 +126,7 @@ impl Config {
             cpus,
             buffer_len,
             log_dir: args.persistence.then(|| args.log_dir.clone()),
+            lock_wait: duration("LOCK_WAIT", &args.lock_wait, DRAIN_MAX)?,
             segment_format: segment_format(args)?,
             retention: retention(args, &limits, shards)?,
             ack,
@@ -151,6 +154,18 @@ impl Config {
     pub fn to_json(&self) -> Value {
         let Limits { segment_len, line_len_max, batch_rows, linger, producers_max, .. } = self.limits;
         let gzip = &self.limits.gzip;
+        let tls = self.tls.as_ref().map(|(plan, _)| {
+            json!({
+                "required": plan.is_required,
+                "cert_dir": plan.cert_dir,
+                "oldest": plan.oldest.as_str(),
+                "client_ca": plan.client_ca,
+            })
+        });
+        let compression = match self.segment_format {
+            SegmentFormat::Plain => "none",
+            SegmentFormat::Gzip => "gzip",
+        };
         let ms = |time: Option<Duration>| time.map_or(0, |time| time.as_millis() as u64);
         json!({
             "listen": self.listen.to_string(),
@@ -162,6 +177,7 @@ impl Config {
             "cpus": self.cpus,
             "buffer_bytes": self.buffer_len,
             "log_dir": self.log_dir,
+            "lock_wait_ms": self.lock_wait.as_millis() as u64,
             "ack": self.ack,
             "min_level": format!("{:?}", self.min_level).to_uppercase(),
             "batch_rows": batch_rows,
@@ -171,10 +187,7 @@ impl Config {
             "segment_age_ms": ms(self.limits.segment_age),
             "retain_bytes": self.retention.bytes.unwrap_or(0),
             "retain_age_ms": ms(self.retention.age),
-            "segment_compression": match self.segment_format {
-                SegmentFormat::Plain => "none",
-                SegmentFormat::Gzip => "gzip",
-            },
+            "segment_compression": compression,
             "connections": self.limits.connections_max,
             "connections_per_address": self.limits.connections_per_address_max,
             "accept_rate_per_shard": self.limits.accept_rate.unwrap_or(0),
@@ -193,12 +206,7 @@ impl Config {
             "batch_memory_per_shard_bytes": self.limits.batch_memory(self.segment_format),
             "circuit_breaker": self.limits.line_breaker.is_some(),
             "drain_deadline_ms": self.drain_deadline.as_millis() as u64,
-            "tls": self.tls.as_ref().map(|(plan, _)| json!({
-                "required": plan.is_required,
-                "cert_dir": plan.cert_dir,
-                "oldest": plan.oldest.as_str(),
-                "client_ca": plan.client_ca,
-            })),
+            "tls": tls,
             "otlp_endpoint": self.trace.as_ref().map(|plan| &plan.endpoint),
             "otlp_sample": self.trace.as_ref().map(|plan| plan.sample),
             "admin": self.admin.map(|admin| admin.to_string()),

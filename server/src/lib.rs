@@ -18,6 +18,7 @@ pub mod notice;
 pub mod reading;
 pub mod reload;
 pub mod storage;
+pub mod supervisor;
 pub mod tls;
 pub mod token;
 pub mod top;

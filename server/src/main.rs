@@ -8,10 +8,12 @@ use ringest_server::config::{Config, Machine, Udp};
 use ringest_server::control::{self, Control, ReadyFile};
 use ringest_server::reload::Standing;
 use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
+use ringest_server::supervisor::Supervisor;
 #[cfg(feature = "otlp")]
 use ringest_server::trace::Tracer;
-use ringest_server::worker::{self, Worker, WorkerPlan};
+use ringest_server::worker::{self, DatagramSocket, Worker, WorkerPlan};
 use ringest_server::{inspect, notice, token, top};
+use ringest_sys::inherited::Inherited;
 use ringest_sys::{datagram, limit, net};
 use ringest_wire::AckLevel;
 use std::env;
@@ -22,6 +24,11 @@ use std::process::{self, ExitCode};
 use std::sync::Arc;
 
 fn main() -> ExitCode {
+    // Before anything else opens a descriptor.
+    let inherited = match Inherited::take() {
+        Ok(inherited) => inherited,
+        Err(err) => return refuse(&err.to_string()),
+    };
     let words: Vec<OsString> = env::args_os().collect();
     let typed = match Typed::read(&words) {
         Ok(typed) => typed,
@@ -34,7 +41,7 @@ fn main() -> ExitCode {
         Some(Command::Top(asked)) => top::top(asked),
         None => match Machine::here().and_then(|machine| Config::resolve(&typed.cli.serve, &machine)) {
             Ok(config) if typed.cli.serve.print_config => print(&config),
-            Ok(config) => serve(words, typed, config),
+            Ok(config) => serve(words, typed, config, inherited),
             Err(refusal) => return refuse(&typed.locate(refusal.to_string())),
         },
     };
@@ -54,26 +61,29 @@ fn print(config: &Config) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(words: Vec<OsString>, typed: Typed, config: Config) -> io::Result<ExitCode> {
+fn serve(words: Vec<OsString>, typed: Typed, config: Config, inherited: Inherited) -> io::Result<ExitCode> {
+    let supervisor = Supervisor::from_env();
     let mut standing = Standing::new(words, typed, config);
     let config = standing.config();
     config.notices.iter().for_each(|sentence| notice!("{sentence}"));
     if let Some((_, identity)) = &config.tls {
         notice!("{identity}");
     }
-    // Before anything that takes its time, so that whoever looks finds a server that is starting.
-    let admin = config.admin.map(|addr| Admin::start(addr, about(config))).transpose()?;
     let shards = u16::try_from(config.cpus.len()).expect("the number of shards is bounded");
-    let (_lock, recovery) = match &config.log_dir {
-        Some(dir) => (Some(DirLock::take(dir)?), storage::recover(dir, shards)?),
-        None => (None, Recovery::empty(shards)),
+    let _lock = config.log_dir.as_deref().map(|dir| DirLock::take(dir, config.lock_wait)).transpose()?;
+    // Before anything that takes its time, so that whoever looks finds a server that is starting; and behind the lock,
+    // because the server that had it answers on this port until it ends.
+    let admin = config.admin.map(|addr| Admin::start(addr, about(config))).transpose()?;
+    let recovery = match &config.log_dir {
+        Some(dir) => storage::recover(dir, shards)?,
+        None => Recovery::empty(shards),
     };
     recovery.oddities.iter().for_each(|sentence| notice!("{sentence}"));
     notice!("recovered {}", recovery.counts);
 
-    let listeners = net::listen_sharded(config.listen, BACKLOG, config.cpus.len())?;
+    let listeners = listeners(config, &inherited.listeners)?;
     let bound = listeners[0].local_addr()?;
-    let datagrams = Datagrams::bind(config)?;
+    let datagrams = Datagrams::bind(config, inherited.datagrams)?;
     limit::raise_open_files()?;
     let keeper = Keeper::spawn()?;
     if let Some(dir) = &config.log_dir {
@@ -86,16 +96,25 @@ fn serve(words: Vec<OsString>, typed: Typed, config: Config) -> io::Result<ExitC
     let workers =
         worker::spawn_all(plans(config, recovery, listeners, datagrams.sockets, &keeper, &door)?, control.ended())?;
     let looked_at = admin.as_ref().map(Admin::bound);
+    let probes = || workers.iter().map(Worker::probe).collect();
     if let Some(admin) = &admin {
-        admin.serving(workers.iter().map(Worker::probe).collect());
+        admin.serving(probes());
     }
     let write = |path| ReadyFile::write(path, bound, looked_at, datagrams.bound);
     let ready = config.ready_file.clone().map(write).transpose()?;
     let looked_at = looked_at.map_or(String::new(), |addr| format!(", admin on http://{addr}"));
-    notice!("{}{}{looked_at}", ready_line(config, bound), datagrams.said);
+    let said = format!("{}{}{looked_at}", ready_line(config, bound), datagrams.said);
+    notice!("{said}");
+    let watchdog = supervisor.watch(probes())?;
+    supervisor.ready(&said);
 
-    let cause = control.wait(|| standing.reload(&workers, &door, &keeper.handle()));
-    drop(ready); // From here on no connection is taken.
+    let cause = control.wait(|| {
+        supervisor.reloading();
+        standing.reload(&workers, &door, &keeper.handle());
+        supervisor.ready(&said);
+    });
+    drop((ready, watchdog)); // From here on no connection is taken.
+    supervisor.stopping(&cause.to_string());
     admin.iter().for_each(Admin::draining);
     notice!("draining, {}", cause);
     let outcome = control.drain(workers, cause, standing.config().drain_deadline);
@@ -115,20 +134,44 @@ fn serve(words: Vec<OsString>, typed: Typed, config: Config) -> io::Result<ExitC
     process::exit(1)
 }
 
+/// One per shard: those that were passed on, or new ones.
+fn listeners(config: &Config, inherited: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
+    let shards = config.cpus.len();
+    if inherited.is_empty() {
+        return net::listen_sharded(config.listen, BACKLOG, shards);
+    }
+    let addresses: Result<Vec<String>, io::Error> =
+        inherited.iter().map(|listener| Ok(listener.local_addr()?.to_string())).collect();
+    notice!("connections come from what was passed on, {}, and not from {}", addresses?.join(" and "), config.listen);
+    net::share(inherited, shards)
+}
+
 /// What takes datagrams, where that is asked for.
 #[derive(Default)]
 struct Datagrams {
-    /// One per shard, or none.
-    sockets: Vec<UdpSocket>,
+    /// One per shard; fewer where fewer were inherited, or none.
+    sockets: Vec<DatagramSocket>,
     bound: Option<SocketAddr>,
     /// For the line that says what runs.
     said: String,
 }
 
 impl Datagrams {
-    fn bind(config: &Config) -> io::Result<Datagrams> {
-        let Some(Udp { listen, buffer_len }) = config.udp else { return Ok(Datagrams::default()) };
-        let sockets = net::bind_udp_sharded(listen, config.cpus.len())?;
+    fn bind(config: &Config, inherited: Vec<UdpSocket>) -> io::Result<Datagrams> {
+        let Some(Udp { listen, buffer_len }) = config.udp else {
+            if !inherited.is_empty() {
+                notice!("a socket for datagrams was passed on, and nobody takes any: ENABLE_UDP=true would");
+            }
+            return Ok(Datagrams::default());
+        };
+        let is_shared = !inherited.is_empty();
+        let sockets = if is_shared { inherited } else { net::bind_udp_sharded(listen, config.cpus.len())? };
+        if sockets.len() > config.cpus.len() {
+            let (sockets, shards) = (sockets.len(), config.cpus.len());
+            return Err(io::Error::other(format!(
+                "{sockets} sockets for datagrams were passed on, and {shards} shards take from one each; pass on fewer"
+            )));
+        }
         let bound = sockets[0].local_addr()?;
         let mut granted = buffer_len;
         for socket in &sockets {
@@ -140,6 +183,7 @@ impl Datagrams {
             String::new()
         };
         let said = format!(", datagrams on {bound} with a receive buffer of {granted} bytes{capped}");
+        let sockets = sockets.into_iter().map(|socket| DatagramSocket { socket, is_shared }).collect();
         Ok(Datagrams { sockets, bound: Some(bound), said })
     }
 }
@@ -148,7 +192,7 @@ fn plans(
     config: &Config,
     recovery: Recovery,
     listeners: Vec<TcpListener>,
-    datagrams: Vec<UdpSocket>,
+    datagrams: Vec<DatagramSocket>,
     keeper: &Keeper,
     door: &Door,
 ) -> io::Result<Vec<WorkerPlan>> {

@@ -62,6 +62,13 @@ impl Probe {
         Probe { shard, letterbox }
     }
 
+    /// One that asks into the void, for as long as what comes beside it lives.
+    #[cfg(test)]
+    pub(crate) fn of_nobody(shard: u16) -> (mpsc::Receiver<Message>, Probe) {
+        let (letterbox, messages) = Letterbox::to_nobody();
+        (messages, Probe { shard, letterbox })
+    }
+
     /// Its number.
     pub fn shard(&self) -> u16 {
         self.shard

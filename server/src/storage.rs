@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One shard's directory: where its segments are made.
 #[derive(Debug)]
@@ -191,11 +191,11 @@ pub struct DirLock {
 }
 
 impl DirLock {
-    /// Takes the directory, making it if it is not there.
+    /// Takes the directory, making it if it is not there. Somebody else who has it is waited for, for so long.
     ///
     /// # Errors
     /// A message that names the directory, and says whether somebody else has it.
-    pub fn take(log_dir: &Path) -> io::Result<DirLock> {
+    pub fn take(log_dir: &Path, wait: Duration) -> io::Result<DirLock> {
         create_dir(log_dir).map_err(|err| at_path(err, "cannot make the log directory", log_dir))?;
         let path = log_dir.join(LOCK_NAME);
         let lock = OpenOptions::new()
@@ -204,9 +204,16 @@ impl DirLock {
             .truncate(false)
             .open(&path)
             .map_err(|err| at_path(err, "cannot write in the log directory: cannot open", &path))?;
-        for _ in 0..LOCK_TRIES {
+        let began_at = Instant::now();
+        for tries in 1.. {
             if file::lock_exclusive(&lock).map_err(|err| at_path(err, "cannot lock", &path))? {
                 return Ok(DirLock { _file: lock });
+            }
+            if tries >= LOCK_TRIES && began_at.elapsed() >= wait {
+                break;
+            }
+            if tries == LOCK_TRIES {
+                notice!("another server writes in {}; waiting up to {wait:?} for its end", log_dir.display());
             }
             thread::sleep(LOCK_PAUSE);
         }

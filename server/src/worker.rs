@@ -25,7 +25,7 @@ pub struct WorkerPlan {
     /// Where its connections come from. Non-blocking.
     pub listener: TcpListener,
     /// Where its datagrams come from, if it takes any. Non-blocking.
-    pub datagrams: Option<UdpSocket>,
+    pub datagrams: Option<DatagramSocket>,
     /// The kernel interface it runs on.
     pub backend: Backend,
     /// Where its segments are kept.
@@ -34,6 +34,15 @@ pub struct WorkerPlan {
     pub keeper: KeeperHandle,
     /// Bytes received at once.
     pub buffer_len: usize,
+}
+
+/// A socket for datagrams.
+#[derive(Debug)]
+pub struct DatagramSocket {
+    /// The socket. Non-blocking.
+    pub socket: UdpSocket,
+    /// Somebody else holds it as well, and gives it to the next server.
+    pub is_shared: bool,
 }
 
 /// A running worker, as the rest of the server holds it.
@@ -86,6 +95,14 @@ pub(crate) struct Letterbox {
 }
 
 impl Letterbox {
+    /// One that nobody empties.
+    #[cfg(test)]
+    pub(crate) fn to_nobody() -> (Letterbox, mpsc::Receiver<Message>) {
+        let (sender, messages) = mpsc::channel();
+        let bell = EventFd::new().expect("a test has a descriptor left");
+        (Letterbox { sender, bell: Arc::new(bell) }, messages)
+    }
+
     /// Posts a message. One for a worker that has ended is dropped, and with it what it carries.
     pub(crate) fn post(&self, message: Message) {
         if self.sender.send(message).is_ok() {
@@ -113,7 +130,7 @@ pub(crate) struct Seat {
     pub(crate) id: ShardId,
     pub(crate) cpu: Option<usize>,
     pub(crate) listener: TcpListener,
-    pub(crate) datagrams: Option<UdpSocket>,
+    pub(crate) datagrams: Option<DatagramSocket>,
     pub(crate) inbox: Inbox,
     pub(crate) peers: Vec<Letterbox>,
     pub(crate) files: Files,

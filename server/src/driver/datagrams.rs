@@ -2,6 +2,7 @@
 //!
 //! All backends tell the shard of datagrams in the same words. It waits for nothing: when to receive is the driver's.
 
+use crate::worker::DatagramSocket;
 use ringest_ingest::Shard;
 use ringest_sys::datagram::{self, BATCH, Datagram, Drops, LEN_MAX, Receiver};
 use std::io;
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 pub(super) struct Datagrams {
     socket: UdpSocket,
+    /// What is queued on it at the end is the next server's.
+    is_shared: bool,
     receiver: Receiver,
     drops: Drops,
     /// It is to end, by then at the latest.
@@ -28,8 +31,14 @@ pub(super) enum Received {
 }
 
 impl Datagrams {
-    pub(super) fn new(socket: UdpSocket) -> Datagrams {
-        Datagrams { socket, receiver: Receiver::new(LEN_MAX), drops: Drops::default(), end_at: None }
+    pub(super) fn new(socket: DatagramSocket) -> Datagrams {
+        let DatagramSocket { socket, is_shared } = socket;
+        let mut drops = Drops::default();
+        // What was dropped before is not in this server's books.
+        if let Ok(count) = datagram::drop_count(socket.as_fd()) {
+            drops.advance(count);
+        }
+        Datagrams { socket, is_shared, receiver: Receiver::new(LEN_MAX), drops, end_at: None }
     }
 
     /// Hands a datagram over, and what was dropped before it.
@@ -43,6 +52,9 @@ impl Datagrams {
         let mut len = 0;
         if !self.feed(shard, &mut len, now) || !shard.wants_datagrams() {
             return Received::Held;
+        }
+        if self.is_shared && self.end_at.is_some() {
+            return Received::Nothing;
         }
         match self.receiver.receive(self.socket.as_fd()) {
             Ok(_) if self.feed(shard, &mut len, now) => Received::Bytes(len),
@@ -66,10 +78,12 @@ impl Datagrams {
     }
 
     /// The shard is to drain. What is queued by now is still received, as far as the shard wants it; what comes later
-    /// is the kernel's to drop, and to count.
+    /// is the kernel's to drop, and to count. On a socket that somebody else holds too, it waits for the next server.
     pub(super) fn end(&mut self, now: Instant) {
-        // Where this is refused, more may come as fast as it is received; the time is the end then.
-        let _refused = datagram::refuse_more(self.socket.as_fd());
+        if !self.is_shared {
+            // Where this is refused, more may come as fast as it is received; the time is the end then.
+            let _refused = datagram::refuse_more(self.socket.as_fd());
+        }
         self.end_at = Some(now + END_MAX);
     }
 
@@ -84,6 +98,9 @@ impl Datagrams {
         for _ in 0..SETTLE_BATCHES_MAX {
             while let Some(datagram) = self.receiver.take() {
                 tell(&mut self.drops, &datagram, shard, now);
+            }
+            if self.is_shared {
+                break;
             }
             match self.receiver.receive(self.socket.as_fd()) {
                 Ok(1..) => {}

@@ -210,7 +210,10 @@ impl Epoll {
                 Message::Ask(asker) => self.askers.push(asker),
                 Message::Drain => {
                     self.is_draining = true;
-                    self.entrance.shut();
+                    if let Some(listener) = self.entrance.shut() {
+                        // Closing it is not enough: where others hold it too, it would be watched on.
+                        self.poller.remove(listener.as_fd()).expect("a watched descriptor can be watched no more");
+                    }
                     match &mut self.datagrams {
                         // Their senders do not hear that they come too late, so they go first.
                         Some(datagrams) => {

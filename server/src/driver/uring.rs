@@ -14,14 +14,14 @@ use super::entrance::{ACCEPTS_PER_TURN, Entrance, Guest, Next};
 use super::{LINGER, hear, report};
 use crate::notice;
 use crate::reading::{self, Asker, Reading};
-use crate::worker::{Files, Inbox, Letterbox, Message, Seat, Summary};
+use crate::worker::{DatagramSocket, Files, Inbox, Letterbox, Message, Seat, Summary};
 use ringest_ingest::{Action, Block, DriverMemory, Handover, Limits, SegmentId, SessionId, Shard, ShardId};
 use ringest_sys::datagram;
 use ringest_sys::net;
 use ringest_sys::ring::{DatagramLease, Event, Lease, OpId, Ring, RingConfig};
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{Shutdown, UdpSocket};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -71,7 +71,7 @@ struct DatagramSource {
 }
 
 impl DatagramSource {
-    fn new(socket: UdpSocket) -> DatagramSource {
+    fn new(socket: DatagramSocket) -> DatagramSource {
         let socket = Datagrams::new(socket);
         DatagramSource { socket, receive: None, held: VecDeque::new(), is_watched: false, is_unfetched: false }
     }

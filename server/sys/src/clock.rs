@@ -1,4 +1,5 @@
-//! Processor time used so far, for bills: what one thread cost.
+//! Processor time used so far, for bills: what one thread cost. And the time since the machine started, for supervisors,
+//! who compare it with their own.
 //!
 //! Never the time of day, and never a reason to decide anything.
 
@@ -12,6 +13,15 @@ pub fn thread_cpu() -> Duration {
     let outcome = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
     assert_eq!(outcome, 0, "a thread's processor-time clock exists on every Linux since 2.6.12");
     // Neither part is ever negative: the clock starts at zero.
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// The clock behind [`std::time::Instant`], as a number: it means the same in every process of the machine.
+pub fn monotonic() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a timespec of our own that lives through the call.
+    let outcome = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    assert_eq!(outcome, 0, "the monotonic clock exists on every Linux");
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 

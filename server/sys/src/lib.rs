@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod datagram;
 pub mod event_fd;
 pub mod file;
+pub mod inherited;
 pub mod limit;
 mod mapping;
 pub mod net;

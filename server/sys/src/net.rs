@@ -25,6 +25,23 @@ pub fn listen(addr: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     Ok(listen_sharded(addr, backlog, 1)?.remove(0))
 }
 
+/// A listener per shard of those that were inherited: in turn, so that where there are fewer than shards, some accept from
+/// the same queue. A sibling of our own (SO_REUSEPORT) would have a queue of its own, and the kernel would drop what
+/// waits in that when this process ends; a queue that somebody else holds too loses nobody.
+///
+/// # Errors
+/// There are more listeners than shards, or no descriptor is left.
+pub fn share(listeners: &[TcpListener], shard_count: usize) -> io::Result<Vec<TcpListener>> {
+    if listeners.len() > shard_count {
+        return Err(io::Error::other(format!(
+            "{} listeners were passed on and there are {shard_count} shards: nobody would accept from some of them; \
+             pass on fewer, or ask for as many shards",
+            listeners.len()
+        )));
+    }
+    listeners.iter().cycle().take(shard_count).map(TcpListener::try_clone).collect()
+}
+
 /// One non-blocking UDP socket per shard, all on the same address, shared and guarded as in [`listen_sharded`].
 pub fn bind_udp_sharded(addr: SocketAddr, shard_count: usize) -> io::Result<Vec<UdpSocket>> {
     let sockets = bind_sharded(addr, shard_count, udp_socket)?;
@@ -175,6 +192,25 @@ mod tests {
         assert_eq!(accepted.iter().sum::<usize>(), clients.len());
         // The chance that a fair hash leaves one of four empty is 4 * (3/4)^128: one in 10^15.
         assert!(accepted.iter().all(|&count| count > 0), "dealt {accepted:?}");
+    }
+
+    #[test]
+    fn shards_that_share_a_listener_take_what_is_queued_and_leave_it_when_they_end() {
+        let held = listen(ANY_PORT.parse().unwrap(), 128).unwrap();
+        let addr = held.local_addr().unwrap();
+        let _clients: Vec<_> = (0..10).map(|_| connect(addr).unwrap()).collect();
+        for _ in 0..2 {
+            let shards = share(std::slice::from_ref(&held), 3).unwrap();
+            assert_eq!(shards.len(), 3);
+            for shard in &shards[..2] {
+                until_ready(|| accept(shard.as_fd())).unwrap();
+            }
+            drop(shards); // The rest waits for whoever comes next.
+        }
+        assert_eq!(std::iter::from_fn(|| accept(held.as_fd()).ok()).count(), 6);
+        let both = [held.try_clone().unwrap(), held];
+        assert!(share(&both, 1).unwrap_err().to_string().contains("2 listeners were passed on and there are 1 shards"));
+        assert_eq!(share(&both, 2).unwrap().len(), 2);
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! How a server lives among those who run it, on every backend: settings are read again while it serves, and what is
-//! old goes.
+//! How a server lives among those who run it, on every backend: settings are read again while it serves, what is old
+//! goes, supervisors are told, and listeners outlive it.
 
+mod handover;
 mod reload;
 mod retention;
+mod supervised;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;

@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 use tempfile::TempDir;
 use writer::{Fate, Writer, one_record_per_block, record, records};
 
@@ -500,13 +501,13 @@ fn a_file_larger_than_any_segment_is_refused_by_name() {
 fn a_second_server_on_the_same_directory_is_refused_by_the_directorys_name() {
     let dir = tempfile::tempdir().unwrap();
     let logs = dir.path().join("deep/logs");
-    let lock = DirLock::take(&logs).unwrap();
-    let message = DirLock::take(&logs).unwrap_err().to_string();
+    let lock = DirLock::take(&logs, Duration::ZERO).unwrap();
+    let message = DirLock::take(&logs, Duration::ZERO).unwrap_err().to_string();
     assert!(message.contains(logs.to_str().unwrap()) && message.contains("another server"), "{message}");
     assert!(is_served(&logs));
     drop(lock);
     assert!(!is_served(&logs));
-    DirLock::take(&logs).unwrap();
+    DirLock::take(&logs, Duration::ZERO).unwrap();
 }
 
 #[test]

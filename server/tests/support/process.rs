@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +27,8 @@ pub(crate) struct Setup {
     env: Vec<(String, String)>,
     /// A command that starts the server's command line in its own place.
     through: Vec<OsString>,
+    /// Sockets that it gets from whoever starts it.
+    sockets: Vec<Arc<OwnedFd>>,
     pub(crate) on: Backend,
 }
 
@@ -60,6 +63,7 @@ impl Setup {
             // Tests run beside each other, and the usual address is there once.
             env: vec![("SHARDS".into(), "1".into()), ("ADMIN_ADDR".into(), "none".into())],
             through: Vec::new(),
+            sockets: Vec::new(),
             on,
         }
     }
@@ -124,6 +128,16 @@ impl Setup {
         self
     }
 
+    /// Passes a socket on to it, as systemd does: the server has it while it lives, and we have it before and after. There
+    /// are two at most: a process can be given no more without `unsafe`.
+    pub(crate) fn passing(mut self, socket: impl Into<OwnedFd>) -> Setup {
+        self.sockets.push(Arc::new(socket.into()));
+        let [first, second] = ["exec 3<&0 </dev/null", "exec 4>&1 >/dev/null"];
+        let moves = if self.sockets.len() == 1 { first.to_owned() } else { format!("{first}; {second}") };
+        let script = format!("{moves}; export LISTEN_PID=$$ LISTEN_FDS={}; exec \"$@\"", self.sockets.len());
+        self.through(["sh", "-c", &script, "sh"])
+    }
+
     /// Where its segments are.
     pub(crate) fn dir(&self) -> &Path {
         &self.log_dir
@@ -182,13 +196,17 @@ impl Setup {
         command.envs([("SERVER_HOST", "127.0.0.1"), ("SERVER_PORT", "0"), ("BACKEND", &self.backend)]);
         command.env("LOG_DIR", &self.log_dir).envs(self.env.iter().map(|(name, value)| (name, value)));
         let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdin(self.socket(0))
+            .stdout(self.socket(1))
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{words:?}: {error}"));
         let stderr = Said::listen(child.stderr.take().unwrap());
         (child, stderr)
+    }
+
+    fn socket(&self, at: usize) -> Stdio {
+        self.sockets.get(at).map_or_else(Stdio::null, |socket| socket.try_clone().unwrap().into())
     }
 
     /// Every stored record, shard by shard in the order of its segments.
