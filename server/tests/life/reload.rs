@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
 on_each_backend!(settings_are_read_again_under_load_and_no_session_is_dropped, |setup: Setup| {
@@ -27,7 +28,10 @@ on_each_backend!(settings_are_read_again_under_load_and_no_session_is_dropped, |
         setup.clone().shards(2).flag("--config", file.display()).flag("--token-file", tokens.display()).start();
     let reload = Reload { server: &server, file: &file };
     let is_over = Arc::new(AtomicBool::new(false));
-    let loads: Vec<_> = (0..6).map(|number| load(server.addr(), number, is_over.clone())).collect();
+    let (come_in, came_in) = mpsc::channel();
+    let loads: Vec<_> = (0..6).map(|number| load(server.addr(), number, is_over.clone(), come_in.clone())).collect();
+    // All of them, before there may be no more than four.
+    (0..6).for_each(|_| came_in.recv().unwrap());
 
     let bad = [
         ("batch_size = 1\n", "line 1: there is no key \"batch_size\"; did you mean \"batch-size\"?"),
@@ -128,11 +132,12 @@ fn epoch() -> u64 {
 }
 
 /// A session that sends as fast as it is acknowledged, on one connection to the end; up to which line it came.
-fn load(addr: SocketAddr, number: u64, is_over: Arc<AtomicBool>) -> JoinHandle<u64> {
+fn load(addr: SocketAddr, number: u64, is_over: Arc<AtomicBool>, come_in: Sender<()>) -> JoinHandle<u64> {
     thread::spawn(move || {
         let name = format!("load-{number}");
         let mut client = Client::connect(addr);
         client.hello(&format!("\"producer\":\"{name}\",\"epoch\":1,\"token\":\"first\""));
+        come_in.send(()).unwrap();
         let mut sent = 0;
         while !is_over.load(Ordering::Relaxed) {
             // At a level that is stored whatever the file says.
