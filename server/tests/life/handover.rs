@@ -25,7 +25,9 @@ const BRIEF: u64 = 3;
 on_each_backend!(a_hundred_restarts_behind_one_listener_refuse_lose_and_double_nothing, |setup: Setup| {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let setup = setup.shards(2).small_segments().passing(listener).flag("--lock-wait", "30s");
+    let setup = setup.shards(2).small_segments().passing(listener).flag("--lock-wait", "50s");
+    // A drain waits for the disk, which others use too; how long is not what is looked at here.
+    let setup = setup.flag("--drain-deadline", "50s");
     let mut dice = Dice::from_env(setup.on.as_str());
     let world = Arc::new(World::default());
     let mut server = setup.start();
