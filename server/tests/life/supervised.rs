@@ -4,6 +4,7 @@ use crate::support::lines::{OK, record};
 use crate::support::on_each_backend;
 use crate::support::process::Setup;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -32,8 +33,14 @@ impl Ear {
 
     fn next(&self) -> String {
         let mut buf = [0; 4096];
-        let len = self.0.recv(&mut buf).expect("the server says it");
-        String::from_utf8(buf[..len].to_vec()).unwrap()
+        loop {
+            match self.0.recv(&mut buf) {
+                Ok(len) => return String::from_utf8(buf[..len].to_vec()).unwrap(),
+                // A receive with a time limit is not taken up again behind a signal.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("the server says it: {error}"),
+            }
+        }
     }
 
     fn is_silent(&self) -> bool {
