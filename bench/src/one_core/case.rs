@@ -22,13 +22,21 @@ pub(super) enum Case {
     /// The floor under a flood.
     Floor(Backend, Writing),
     /// The server under a flood, one reply per line.
-    Flood(Backend, AckLevel),
+    Flood(Served, AckLevel),
     /// The server and the real generator, one line at a time on each connection.
-    Depth1(Backend, AckLevel),
+    Depth1(Served, AckLevel),
     /// The server and the real generator, streaming through an encoding, or through none.
-    Encoded(Backend, AckLevel, Encoding),
+    Encoded(Served, AckLevel, Encoding),
     /// The server's memory with and without idle connections.
-    Idle(Backend),
+    Idle(Served),
+}
+
+/// What the server runs on. The floor has no runtime to run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Served {
+    Uring,
+    Epoll,
+    Glommio,
 }
 
 /// What lies between the lines and the socket.
@@ -74,17 +82,17 @@ pub(super) type Sample = Vec<(Figure, f64)>;
 impl Case {
     pub(super) fn all() -> Vec<Case> {
         use AckLevel::{Durable, Written};
-        use Backend::{Epoll, Uring};
+        use Served::{Epoll, Glommio, Uring};
         let floors = [
-            Case::Floor(Uring, Writing::Buffered),
-            Case::Floor(Uring, Writing::Direct),
-            Case::Floor(Epoll, Writing::Buffered),
+            Case::Floor(Backend::Uring, Writing::Buffered),
+            Case::Floor(Backend::Uring, Writing::Direct),
+            Case::Floor(Backend::Epoll, Writing::Buffered),
         ];
-        let servers = [(Uring, Written), (Uring, Durable), (Epoll, Written), (Epoll, Durable)];
-        let floods = servers.map(|(backend, ack)| Case::Flood(backend, ack));
+        let servers = [Uring, Epoll, Glommio].into_iter().flat_map(|backend| [(backend, Written), (backend, Durable)]);
+        let floods = servers.clone().map(|(backend, ack)| Case::Flood(backend, ack));
         let depth1s = servers.map(|(backend, ack)| Case::Depth1(backend, ack));
         let encoded = [Encoding::Text, Encoding::Tls].map(|encoding| Case::Encoded(Uring, Written, encoding));
-        let idles = [Case::Idle(Uring), Case::Idle(Epoll)];
+        let idles = [Uring, Epoll, Glommio].map(Case::Idle);
         floors.into_iter().chain(floods).chain(depth1s).chain(encoded).chain(idles).collect()
     }
 
@@ -147,7 +155,7 @@ fn run_floor(task: &OneCore, dir: &Path, backend: Backend, writing: Writing) -> 
     ])
 }
 
-fn run_flood(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel) -> io::Result<Sample> {
+fn run_flood(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel) -> io::Result<Sample> {
     let process = server(task, dir, backend, ack)?;
     let mut flood = Flood::connect(plan(task, process.port, Some(task.pipeline)))?;
     flood.drive(task.warm_up())?;
@@ -168,12 +176,12 @@ fn run_flood(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel) -> io:
     Ok(sample)
 }
 
-fn run_depth1(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel) -> io::Result<Sample> {
+fn run_depth1(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel) -> io::Result<Sample> {
     let process = server(task, dir, backend, ack)?;
     run_generator(task, dir, process, &["--pipeline", "1", "--batch", "1"].map(OsStr::new))
 }
 
-fn run_encoded(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel, encoding: Encoding) -> io::Result<Sample> {
+fn run_encoded(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel, encoding: Encoding) -> io::Result<Sample> {
     let pipeline = task.pipeline.to_string();
     let mut args = ["--pipeline", &pipeline, "--batch", &pipeline, "--stamp", "none"].map(OsStr::new).to_vec();
     let certs = dir.join("certs");
@@ -240,7 +248,7 @@ fn run_generator(task: &OneCore, dir: &Path, process: Process, args: &[&OsStr]) 
 
 /// Memory with many idle connections less memory without. The pools are filled before, by a flood whose connections
 /// stay, so that what the connections themselves take is all that is added.
-fn run_idle(task: &OneCore, dir: &Path, backend: Backend) -> io::Result<Sample> {
+fn run_idle(task: &OneCore, dir: &Path, backend: Served) -> io::Result<Sample> {
     let process = server(task, dir, backend, AckLevel::Written)?;
     let mut flood = Flood::connect(plan(task, process.port, Some(task.pipeline)))?;
     flood.drive(task.warm_up())?;

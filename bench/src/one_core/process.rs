@@ -1,5 +1,6 @@
 //! A process under measurement: started on its core, found by its port, ended by its id.
 
+use super::case::Served;
 use crate::cli::OneCore;
 use crate::floor::{Backend, Writing};
 use procfs::process::Process as Proc;
@@ -30,7 +31,7 @@ pub(super) struct Memory {
 }
 
 /// Starts the server; it takes connections when this returns.
-pub(super) fn server(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel) -> io::Result<Process> {
+pub(super) fn server(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel) -> io::Result<Process> {
     server_with(task, dir, backend, ack, &[])
 }
 
@@ -38,7 +39,7 @@ pub(super) fn server(task: &OneCore, dir: &Path, backend: Backend, ack: AckLevel
 pub(super) fn server_with(
     task: &OneCore,
     dir: &Path,
-    backend: Backend,
+    backend: Served,
     ack: AckLevel,
     args: &[&OsStr],
 ) -> io::Result<Process> {
@@ -46,7 +47,7 @@ pub(super) fn server_with(
     let mut command = Command::new(&task.server);
     command
         .args(args)
-        .args(["--port", "0", "--backend", backend_name(backend), "--ack", &ack.to_string()])
+        .args(["--port", "0", "--backend", served_name(backend), "--ack", &ack.to_string()])
         .args(["--cpu-list", &task.server_cpu.to_string(), "--admin-addr", "127.0.0.1:0"])
         .arg("--log-dir")
         .arg(dir.join("logs"))
@@ -167,6 +168,14 @@ impl Drop for Process {
         // Without effect on one that has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn served_name(backend: Served) -> &'static str {
+    match backend {
+        Served::Uring => "uring",
+        Served::Epoll => "epoll",
+        Served::Glommio => "glommio",
     }
 }
 

@@ -1,6 +1,6 @@
 //! The promises, each against what was measured.
 
-use super::case::{Case, Figure};
+use super::case::{Case, Figure, Served};
 use super::report::Row;
 use crate::floor::{Backend, Writing};
 use crate::spread::Spread;
@@ -31,8 +31,8 @@ enum Side {
 /// Every promise for which both sides were measured.
 pub(super) fn all(rows: &[Row]) -> Vec<Verdict> {
     use AckLevel::{Durable, Written};
-    use Backend::{Epoll, Uring};
     use Figure::{CpuNs, P50Us, RecordsPerS, RssBytes};
+    use Served::{Epoll, Uring};
     use Side::{AtLeast, AtMost};
     let rows = Rows(rows);
     let served = Case::Flood(Uring, Written);
@@ -41,7 +41,7 @@ pub(super) fn all(rows: &[Row]) -> Vec<Verdict> {
         verdicts.extend(measured.map(|measured| Verdict::new(promise, side, bound, measured)));
     };
     for writing in [Writing::Buffered, Writing::Direct] {
-        let floor = Case::Floor(Uring, writing);
+        let floor = Case::Floor(Backend::Uring, writing);
         let cpu = rows.ratio(served, floor, CpuNs);
         judge(format!("uring written: CPU per record <= 2.0 x {floor}"), AtMost, 2.0, cpu);
         let records = rows.ratio(served, floor, RecordsPerS);
@@ -109,7 +109,7 @@ mod tests {
         figures.iter().map(row).collect()
     }
 
-    const SERVED: Case = Case::Flood(Backend::Uring, AckLevel::Written);
+    const SERVED: Case = Case::Flood(Served::Uring, AckLevel::Written);
     const FLOOR: Case = Case::Floor(Backend::Uring, Writing::Buffered);
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
         let rows = rows(&[
             (SERVED, Figure::CpuNs, &[101.0]),
             (FLOOR, Figure::CpuNs, &[50.0]),
-            (Case::Depth1(Backend::Uring, AckLevel::Durable), Figure::P50Us, &[601.0]),
+            (Case::Depth1(Served::Uring, AckLevel::Durable), Figure::P50Us, &[601.0]),
         ]);
         let verdicts = all(&rows);
         assert_eq!(verdicts.iter().map(|verdict| verdict.pass).collect::<Vec<_>>(), [false, false]);
