@@ -1,18 +1,21 @@
-//! How a running server is looked at: metrics, health and a live page over HTTP, on a thread of its own.
+//! How a running server is looked at: metrics, health, profiles and a live page over HTTP, on a thread of its own.
 //!
 //! It reads, and changes nothing. Shards are asked through their inboxes and answer at the end of a turn, so a record's
 //! path knows nothing of who looks, and every answer is one in which a shard's books close. One that does not answer in
 //! time is reported as such; it is never waited for.
 
+mod flame;
 mod health;
 mod http;
 mod metrics;
+mod profile;
 mod status;
 
 use crate::notice;
 use crate::reading::{Probe, Reading};
 use health::Verdict;
 use http::{Answer, Question};
+use profile::Shape;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -130,6 +133,8 @@ impl Desk {
                 let survey = self.survey(SURVEY_PATIENCE);
                 Answer::json(&status::of(self, &survey, &self.readiness(&survey)))
             }
+            "/debug/pprof/profile" => profile::cpu(&question.query, Shape::Pprof),
+            "/debug/flamegraph" => profile::cpu(&question.query, Shape::Flamegraph),
             _ => Answer::text(404, format!("there is nothing here; these are the paths:\n{}\n", PATHS.join("\n"))),
         }
     }
@@ -166,7 +171,15 @@ impl Desk {
 /// One file: it loads nothing but the status of the server that it came from.
 const PAGE: &str = include_str!("admin/page.html");
 /// What can be asked for.
-const PATHS: [&str; 5] = ["/", "/metrics", "/livez", "/readyz", "/status.json"];
+const PATHS: [&str; 7] = [
+    "/",
+    "/metrics",
+    "/livez",
+    "/readyz",
+    "/status.json",
+    "/debug/pprof/profile?seconds=N",
+    "/debug/flamegraph?seconds=N",
+];
 /// A turn takes milliseconds. A shard that is silent for so long is stuck, or its core is not there for it.
 const LIVE_PATIENCE: Duration = Duration::from_secs(2);
 /// Who asks whether to send more wants to know within a second.

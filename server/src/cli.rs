@@ -183,7 +183,7 @@ pub struct Args {
     /// Part of the batches that is traced, from 0 to 1.
     #[arg(long, env = "OTLP_SAMPLE", value_name = "PART", default_value = "0.01")]
     pub otlp_sample: String,
-    /// Address for metrics, health and a live page, over HTTP; none has no such listener.
+    /// Address for metrics, health, profiles and a live page, over HTTP; none has no such listener.
     #[arg(long, env = "ADMIN_ADDR", value_name = "ADDR", default_value = "127.0.0.1:9088")]
     pub admin_addr: String,
     /// File to write the bound address and the process id to once connections are taken; removed at the end.

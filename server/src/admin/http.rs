@@ -29,6 +29,8 @@ use tokio::time::{self, Instant};
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) path: String,
+    /// What stands behind the question mark.
+    pub(super) query: String,
     /// What formats are asked for, as the client puts it.
     pub(super) accept: String,
 }
@@ -157,7 +159,11 @@ async fn reply(request: &Request<Incoming>, respond: Respond) -> Response<Full<B
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
-    let question = Question { path: request.uri().path().to_owned(), accept: joined(request.headers()) };
+    let question = Question {
+        path: request.uri().path().to_owned(),
+        query: request.uri().query().unwrap_or_default().to_owned(),
+        accept: joined(request.headers()),
+    };
     let answer = task::spawn_blocking(move || respond(question)).await;
     build(answer.unwrap_or_else(|_| Answer::text(500, "this answer could not be given; standard error says why\n")))
 }

@@ -30,6 +30,11 @@ pub enum Signal {
     Hangup,
 }
 
+/// Sends SIGPROF to the calling thread, and returns when its handler has run. Without a handler it ends the process.
+pub fn raise_profile() -> io::Result<()> {
+    low_level::raise(libc::SIGPROF)
+}
+
 impl Signals {
     /// Takes over SIGTERM, SIGINT and SIGHUP for the whole process, until this is dropped; from then on they are
     /// ignored.

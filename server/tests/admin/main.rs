@@ -3,6 +3,7 @@
 mod hostile;
 mod open_metrics;
 mod page;
+mod profile;
 mod readiness;
 mod scrapes;
 mod web;
