@@ -81,9 +81,17 @@ pub(super) fn serve(
 
 async fn accept(listener: &TcpListener, respond: Respond) {
     let places = Rc::new(Cell::new(CONNECTIONS_MAX));
+    let places_to_leave = Rc::new(Cell::new(CONNECTIONS_MAX));
     loop {
         match listener.accept().await {
-            Ok((stream, _)) if places.get() == 0 => turn_away(&stream),
+            Ok(_) if places.get() == 0 && places_to_leave.get() == 0 => {} // Closed without a word.
+            Ok((stream, _)) if places.get() == 0 => {
+                let place = Place::take(&places_to_leave);
+                task::spawn_local(async move {
+                    turn_away(stream).await;
+                    drop(place);
+                });
+            }
             Ok((stream, _)) => {
                 let place = Place::take(&places);
                 let respond = respond.clone();
@@ -114,8 +122,11 @@ impl Drop for Place {
     }
 }
 
-/// There are as many as may be: said at once, so that a health check does not take the wait for an answer.
-fn turn_away(stream: &TcpStream) {
+/// There are as many as may be: said at once, so that a health check does not take the wait for an answer. The request is
+/// read first, because closing on bytes that nobody has read would take back what was said.
+async fn turn_away(stream: TcpStream) {
+    let _ = time::timeout(TURN_AWAY_MAX, stream.readable()).await;
+    let _ = stream.try_read(&mut [0; REQUEST_LEN_MAX]);
     let _ = stream.try_write(
         b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
           too many connections to the admin listener\n",
@@ -201,4 +212,6 @@ const REQUEST_MAX: Duration = Duration::from_secs(5);
 const ANSWER_MAX: Duration = Duration::from_secs(90);
 /// Until an answer was taken and the next request is there. Scrapers come every 15 seconds.
 const NEXT_MAX: Duration = Duration::from_secs(30);
+/// How long the request of somebody who is turned away is waited for.
+const TURN_AWAY_MAX: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
