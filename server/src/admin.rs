@@ -6,6 +6,7 @@
 
 mod flame;
 mod health;
+mod heap;
 mod http;
 mod metrics;
 mod profile;
@@ -134,6 +135,7 @@ impl Desk {
                 Answer::json(&status::of(self, &survey, &self.readiness(&survey)))
             }
             "/debug/pprof/profile" => profile::cpu(&question.query, Shape::Pprof),
+            "/debug/pprof/heap" => heap::heap(),
             "/debug/flamegraph" => profile::cpu(&question.query, Shape::Flamegraph),
             _ => Answer::text(404, format!("there is nothing here; these are the paths:\n{}\n", PATHS.join("\n"))),
         }
@@ -171,13 +173,14 @@ impl Desk {
 /// One file: it loads nothing but the status of the server that it came from.
 const PAGE: &str = include_str!("admin/page.html");
 /// What can be asked for.
-const PATHS: [&str; 7] = [
+const PATHS: [&str; 8] = [
     "/",
     "/metrics",
     "/livez",
     "/readyz",
     "/status.json",
     "/debug/pprof/profile?seconds=N",
+    "/debug/pprof/heap",
     "/debug/flamegraph?seconds=N",
 ];
 /// A turn takes milliseconds. A shard that is silent for so long is stuck, or its core is not there for it.

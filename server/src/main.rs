@@ -23,6 +23,11 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 
+/// One that can say who has what of it.
+#[cfg(feature = "heap-profile")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // Before anything else opens a descriptor.
     let inherited = match Inherited::take() {

@@ -61,6 +61,29 @@ on_each_backend!(a_profile_under_load_names_threads_and_functions_and_harms_noth
     assert!(ended.stderr.contains(&format!("stored {sent} ")), "{sent} lines: {}", ended.stderr);
 });
 
+on_each_backend!(who_has_the_memory_is_told_where_it_is_sampled, |setup: Setup| {
+    const PATH: &str = "/debug/pprof/heap";
+    let setup = setup.admin();
+    let server = setup.start();
+    let page = fetch(server.admin_addr(), PATH, &[]);
+    let lack = if cfg!(feature = "heap-profile") { "are not sampled" } else { "--features heap-profile" };
+    assert!(page.status == 501 && page.text().contains(lack) && page.text().contains("prof:true"), "{page:?}");
+    server.stop();
+    if !cfg!(feature = "heap-profile") {
+        return;
+    }
+    let setup = setup.env("_RJEM_MALLOC_CONF", "prof:true,prof_active:true,lg_prof_sample:19");
+    let server = setup.start();
+    let page = fetch(server.admin_addr(), PATH, &[]);
+    assert_eq!((page.status, page.kind()), (200, "application/octet-stream"), "{page:?}");
+    let (profile, names) = decode(&page);
+    assert!(names.iter().any(|name| name == "inuse_space" || name == "space"), "{names:?}");
+    // A shard's batches alone are 32 MiB.
+    let held: i64 = profile.sample.iter().filter_map(|sample| sample.value.last()).sum();
+    assert!(held > 32 << 20, "{held} bytes in {} samples", profile.sample.len());
+    server.stop();
+});
+
 fn decode(page: &Page) -> (Profile, Vec<String>) {
     let mut bytes = Vec::new();
     GzDecoder::new(page.body.as_slice()).read_to_end(&mut bytes).expect("it is compressed");
