@@ -258,6 +258,9 @@ impl Chain {
     pub(crate) fn abandon(&mut self, mut lost: impl FnMut(&Segment) -> Option<u64>) {
         self.voids_told_by = None;
         let (voids, closing) = (&mut self.voids, &mut self.closing);
+        // From the newest back: once the zeros at the end of one are cut off, nothing tells that what lies behind them must
+        // not count.
+        let newest = closing.len();
         self.live.retain(|segment| {
             let Some(len) = lost(segment) else { return true };
             voids.retain(|&(id, _)| id != segment.id);
@@ -267,7 +270,7 @@ impl Chain {
                 voids.remove(empty.unwrap_or(0));
             }
             voids.push((segment.id, len));
-            closing.push_back(Closing { segment: segment.id, len, producers: None });
+            closing.insert(newest, Closing { segment: segment.id, len, producers: None });
             false
         });
     }

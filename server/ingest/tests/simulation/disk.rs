@@ -16,6 +16,8 @@ pub(crate) struct Disk {
     pub(crate) files: BTreeMap<u64, File>,
     /// Where producers stood when that segment was closed.
     pub(crate) snapshot: Option<(u64, Vec<ProducerState>)>,
+    /// What was cut while it was in use, in this order: each cut is durable before the next is made.
+    cuts: Vec<u64>,
     /// Counts changes of sectors.
     version: u64,
 }
@@ -104,6 +106,7 @@ impl Disk {
     /// The power goes and comes back. `survivors` in eight of what was not safe survives.
     pub(crate) fn power_cut(&mut self, rng: &mut Rng, survivors: u64) {
         let mut gone = Vec::new();
+        let made = self.made_cuts(rng);
         for (&id, file) in &mut self.files {
             for sector in file.dirty() {
                 if rng.below(8) < survivors {
@@ -112,13 +115,26 @@ impl Disk {
             }
             match file.cut {
                 _ if file.is_cut_synced => {}
-                Some(0) if rng.one_in(2) => gone.push(id),
-                Some(cut) if rng.one_in(2) => file.durable.truncate(cut as usize),
+                Some(0) if made.contains(&id) => gone.push(id),
+                Some(cut) if made.contains(&id) => file.durable.truncate(cut as usize),
                 _ => file.cut = None,
             }
             file.cache.clone_from(&file.durable);
         }
         gone.iter().for_each(|id| drop(self.files.remove(id)));
+    }
+
+    /// Which cuts were made before it all ended.
+    fn made_cuts(&mut self, rng: &mut Rng) -> Vec<u64> {
+        let mut cuts = std::mem::take(&mut self.cuts);
+        cuts.truncate(rng.index(cuts.len() + 1));
+        cuts
+    }
+
+    /// A segment ends at this length.
+    pub(crate) fn close(&mut self, id: u64, len: u64) {
+        self.cuts.push(id);
+        self.files.get_mut(&id).expect("a file is closed while it is there").close(len);
     }
 
     /// The level at which a process that dies leaves things behind. After a failed sync readers may find holes, and
@@ -134,8 +150,10 @@ impl Disk {
     }
 
     /// The process dies: what readers see stays.
-    pub(crate) fn process_death(&mut self) {
-        self.files.retain(|_, file| {
+    pub(crate) fn process_death(&mut self, rng: &mut Rng) {
+        let made = self.made_cuts(rng);
+        self.files.retain(|id, file| {
+            file.cut = file.cut.filter(|_| file.is_cut_synced || made.contains(id));
             file.cache = file.contents().to_vec();
             file.cut != Some(0)
         });
@@ -186,7 +204,7 @@ impl File {
         !self.failed && !self.is_cut_synced && end > 0 && end <= self.counts
     }
 
-    pub(crate) fn close(&mut self, len: u64) {
+    fn close(&mut self, len: u64) {
         self.closed = true;
         self.counts = self.counts.min(len);
         self.cut = Some(len);

@@ -17,6 +17,8 @@ struct Hand {
     /// What each session was told and has not been looked at.
     said: HashMap<u64, String>,
     closed: Vec<SessionId>,
+    /// Segments that ended, and where.
+    cuts: Vec<(u64, u64)>,
     /// Sends do not arrive.
     is_stuck: bool,
 }
@@ -57,7 +59,7 @@ impl Hand {
         };
         let shard = Shard::new(config, now).unwrap();
         let (writes, syncs, said, closed) = (Vec::new(), Vec::new(), HashMap::new(), Vec::new());
-        let mut hand = Hand { shard, now, writes, syncs, said, closed, is_stuck: false };
+        let mut hand = Hand { shard, now, writes, syncs, said, closed, cuts: Vec::new(), is_stuck: false };
         hand.poll();
         hand
     }
@@ -106,7 +108,8 @@ impl Hand {
                     }
                 }
                 Action::Close(id) => self.closed.push(id),
-                Action::CloseSegment { .. } | Action::Resume(_) | Action::ResumeDatagrams => {}
+                Action::CloseSegment { segment, len, .. } => self.cuts.push((segment.0, len)),
+                Action::Resume(_) | Action::ResumeDatagrams => {}
                 Action::HandOff { .. } => panic!("there is one shard"),
             }
         }
@@ -249,6 +252,31 @@ fn what_failed_is_named_until_a_sync_covers_the_name() {
     assert!(text.contains(&format!("\"void\":[[1,{counts}],[2,0]]")), "{text}");
     hand.disk();
     assert_eq!(hand.said(id), OK);
+}
+
+#[test]
+fn segments_that_fail_together_are_cut_from_the_newest_back() {
+    let mut hand = Hand::new(AckLevel::Durable);
+    let id = hand.accept();
+    let chunk = line(&"x".repeat(900));
+    let has_rolled = (0..100).any(|_| {
+        hand.disk();
+        hand.send(id, &chunk);
+        hand.wrote(Ok(())); // And a sync is under way.
+        hand.send(id, &chunk);
+        hand.writes.first().is_some_and(|ahead| ahead.segment().0 == 2)
+    });
+    assert!(has_rolled, "a write goes ahead into the next segment");
+    hand.wrote(Ok(()));
+    while hand.cuts.is_empty() && !hand.writes.is_empty() {
+        hand.wrote(Ok(())); // The first segment's last line.
+    }
+    hand.synced(Err(Fault::Broken));
+    while !hand.writes.is_empty() && hand.writes[0].segment().0 <= 2 {
+        hand.wrote(Ok(()));
+    }
+    let cut: Vec<u64> = hand.cuts.iter().map(|&(segment, _)| segment).collect();
+    assert_eq!(cut, [2, 1]);
 }
 
 #[test]

@@ -281,7 +281,7 @@ impl World {
         for disk in &mut self.disks {
             match end {
                 End::PowerCut => disk.power_cut(&mut self.rng, survivors),
-                End::ProcessDeath => disk.process_death(),
+                End::ProcessDeath => disk.process_death(&mut self.rng),
                 End::Drain => unreachable!("a drain is no crash"),
             }
         }

@@ -309,9 +309,8 @@ impl World {
         let is_busy = node.writes.iter().any(|write| write.block.segment() == id)
             || node.sync.as_ref().is_some_and(|(syncing, _)| *syncing == id.0);
         assert!(!is_busy, "a segment is closed when nothing is under way on it");
-        let file = self.disks[at].files.get_mut(&id.0).expect("a segment that is closed was opened");
-        assert!(!file.closed, "a segment is closed once");
-        file.close(len);
+        assert!(!self.disks[at].files[&id.0].closed, "a segment is closed once");
+        self.disks[at].close(id.0, len);
         self.saw_if("a snapshot was kept", producers.as_ref().is_some_and(|producers| !producers.is_empty()));
         // It may be lost: then the one before it counts, and the segments behind that.
         if let Some(producers) = producers
