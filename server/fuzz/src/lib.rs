@@ -27,8 +27,9 @@ pub fn cut(stream: &[u8], seed: u8) -> Vec<&[u8]> {
 pub fn is_record(line: &[u8]) -> bool {
     let value: Option<serde_json::Value> = serde_json::from_slice(line).ok();
     let object = value.as_ref().and_then(serde_json::Value::as_object);
-    let has_members =
-        object.is_some_and(|object| object.get("level").is_some_and(|level| level.is_string()) && object.contains_key("message"));
+    let has_members = object.is_some_and(|object| {
+        object.get("level").is_some_and(|level| level.is_string()) && object.contains_key("message")
+    });
     has_members && !line.starts_with(b"{\"$") && depth(value.as_ref().expect("just seen")) <= 64
 }
 
