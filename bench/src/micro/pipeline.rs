@@ -9,10 +9,10 @@ use super::parts::CHUNK_LEN;
 use super::{Allocations, Case, Sample};
 use crate::lines::{Kind, Lines};
 use memchr::{memchr, memrchr};
-use ringest_ingest::{Action, Block, Door, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId};
+use ringest_ingest::{Action, Block, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig};
 use ringest_loadgen::packer::{Compression, Packer};
 use ringest_sys::clock;
-use ringest_wire::{AckLevel, Severity};
+use ringest_wire::AckLevel;
 use std::time::{Duration, Instant};
 
 /// The case from which the cost of the batch is derived.
@@ -170,20 +170,7 @@ impl World {
         let packed = packer.as_mut().map_or(Vec::new(), |packer| pack(packer, &lines.bytes));
         let len = lines.bytes.len();
         lines.bytes.extend_from_within(..CHUNK_LEN.min(len));
-        let config = ShardConfig {
-            shard: ShardId(0),
-            shards: 1,
-            ack: level,
-            ack_max: AckLevel::Durable,
-            min_level: Severity::Trace,
-            first_segment: SegmentId(1),
-            producers: Vec::new(),
-            away: Vec::new(),
-            format,
-            tls: None,
-            door: Door::new(&Limits::default(), None),
-            limits: Limits::default(),
-        };
+        let config = ShardConfig { ack: level, format, ..ShardConfig::alone(Limits::default()) };
         let now = Instant::now();
         let mut shard = Shard::new(config, now).expect("the default bounds fit together");
         let clients = (0..CLIENTS)

@@ -1,8 +1,7 @@
 //! What the fuzz targets share: ways to cut a stream, an obvious definition of a record, and a shard with one connection
 //! and a disk that never fails.
 
-use ringest_ingest::{Action, Door, Limits, SegmentFormat, SegmentId, Shard, ShardConfig, ShardId, TlsConfig};
-use ringest_wire::{AckLevel, Severity};
+use ringest_ingest::{Action, Limits, Shard, ShardConfig, TlsConfig};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::{Arc, OnceLock};
@@ -87,18 +86,8 @@ impl House {
         (limits.batches, limits.writes_max) = (4, 1);
         limits.segment_len = 4 << 20;
         let config = ShardConfig {
-            shard: ShardId(0),
-            shards: 1,
-            ack: AckLevel::Durable,
-            ack_max: AckLevel::Durable,
-            min_level: Severity::Trace,
-            first_segment: SegmentId(1),
-            producers: Vec::new(),
-            away: Vec::new(),
-            format: SegmentFormat::Plain,
             tls,
-            door: Door::new(&limits, None),
-            limits,
+            ..ShardConfig::alone(limits)
         };
         let shard = Shard::new(config, now).expect("the bounds fit together");
         House { shard, now, end: End::default() }

@@ -8,27 +8,33 @@
 //! [`Block`] and every sent buffer back, whatever came of it. For datagrams it asks [`Shard::wants_datagrams`] and is
 //! told [`Action::ResumeDatagrams`]; what it has taken from the kernel by the time of a drain it hands over before that.
 
+mod encoded;
+mod hello;
+mod overdue;
+
+pub(crate) use self::hello::HELLO_LEN_MAX;
+
 use crate::block::Block;
 use crate::breaker::{Breaker, BreakerState};
 use crate::chain::SegmentId;
-use crate::deadline::{self, Late, SWEEP_GAP, SWEEP_LATE_MAX};
+use crate::deadline;
 use crate::door::{Door, Full, Pace, Place};
 use crate::intake::{Intake, Pause, Refusal, Source};
 use crate::limits::Limits;
 use crate::member::SegmentFormat;
 use crate::memory::{SPARE_SENDS_MAX, spare_send_len_max};
 use crate::parse::Parser;
-use crate::producer::{ProducerState, Producers, home_shard};
-use crate::quota::{self, Line, Shares};
-use crate::session::{Budget, Handshake, Mode, OUTBOX_STOP_LEN, Replies, Session, Shed, Stream};
+use crate::producer::{ProducerState, Producers};
+use crate::quota::{Line, Shares};
+use crate::session::{Budget, Handshake, Mode, OUTBOX_STOP_LEN, Replies, Session};
 use crate::slab::{SessionId, Slab};
 use crate::stage::Stage;
 use crate::tally::Tally;
-use crate::transport::{Decoded, Opening, Transport, Unpacker};
+use crate::transport::{Decoded, Transport, Unpacker};
 use crate::writer::{Gate, StorageHealth, Writer};
-use memchr::{memchr, memrchr};
-use ringest_wire::answer::{Answer, Welcome};
-use ringest_wire::control::{self, Control, Hello};
+use memchr::memrchr;
+use ringest_wire::answer::Answer;
+use ringest_wire::control::{self, Control};
 use ringest_wire::frame::{Framer, Head, trim_cr};
 use ringest_wire::{AckLevel, Code, Severity, reply};
 use rustls::ServerConfig;
@@ -163,6 +169,26 @@ pub struct ShardConfig {
     pub limits: Limits,
 }
 
+impl ShardConfig {
+    /// The only shard of a server that begins with an empty disk: every level is stored, durable, and nothing is encrypted.
+    pub fn alone(limits: Limits) -> ShardConfig {
+        ShardConfig {
+            shard: ShardId(0),
+            shards: 1,
+            ack: AckLevel::Durable,
+            ack_max: AckLevel::Durable,
+            min_level: Severity::Trace,
+            first_segment: SegmentId(1),
+            producers: Vec::new(),
+            away: Vec::new(),
+            format: SegmentFormat::Plain,
+            tls: None,
+            door: Door::new(&limits, None),
+            limits,
+        }
+    }
+}
+
 /// All deciding state of one core.
 pub struct Shard {
     config: ShardConfig,
@@ -217,15 +243,16 @@ impl Shard {
     ///
     /// # Errors
     /// A sentence that says which bounds do not fit together.
-    pub fn new(config: ShardConfig, now: Instant) -> Result<Shard, String> {
+    pub fn new(mut config: ShardConfig, now: Instant) -> Result<Shard, String> {
+        config.limits.check()?;
+        let (at_home, away) = (std::mem::take(&mut config.producers), std::mem::take(&mut config.away));
         let limits = &config.limits;
-        limits.check()?;
         let retain = config.ack == AckLevel::Durable;
         Ok(Shard {
             intake: Intake {
                 min_level: config.min_level,
                 parser: Parser::new(limits.line_len_max, limits.depth_max),
-                producers: Producers::new(limits.producers_max, config.producers.clone(), config.away.clone()),
+                producers: Producers::new(limits.producers_max, at_home, away),
                 writer: Writer::new(limits, config.shard, retain, config.format, config.first_segment, now),
                 tally: Tally::new(),
                 limits: limits.clone(),
@@ -522,9 +549,9 @@ impl Shard {
         self.intake.writer.change_limits(&limits);
         self.pace.change(limits.accept_rate);
         if !limits.gives_as_long_as(&self.intake.limits) {
-            let ids: Vec<SessionId> = self.sessions.ids().collect();
-            for session in ids {
-                let Some(session) = self.sessions.get_mut(session) else { continue };
+            for slot in 0..self.sessions.slots() {
+                let id = self.sessions.tenant_of(slot);
+                let Some(session) = id.and_then(|id| self.sessions.get_mut(id)) else { continue };
                 session.clock.restart(now);
                 session.sending_since = session.sending_since.map(|_| now);
             }
@@ -540,8 +567,11 @@ impl Shard {
         self.now = now;
         self.is_draining = true;
         self.intake.writer.drain();
-        let ids: Vec<SessionId> = self.sessions.ids().collect();
-        ids.into_iter().for_each(|id| self.make_ready(id));
+        for slot in 0..self.sessions.slots() {
+            if let Some(id) = self.sessions.tenant_of(slot) {
+                self.make_ready(id);
+            }
+        }
     }
 
     /// Nothing is left to be done: every session is closed, every record durable, every segment closed.
@@ -622,163 +652,6 @@ impl Shard {
         }
     }
 
-    /// Takes bytes as they came.
-    fn receive(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
-        if let (Mode::Fresh, None, true, Some(&first)) =
-            (&session.mode, &session.transport, session.stash.is_empty(), chunk.first())
-        {
-            self.open(id, session, first);
-        }
-        match (&mut session.transport, session.handshake) {
-            _ if session.is_closing => {}
-            (None, _) => self.feed(id, session, chunk),
-            (Some(transport), Handshake::Waiting) => {
-                let mut rest = transport.take_rest();
-                rest.extend_from_slice(chunk);
-                transport.keep_rest(rest, true);
-            }
-            (Some(_), Handshake::None | Handshake::Running) => self.decode(id, session, chunk),
-        }
-    }
-
-    /// The first byte of a connection says how it is encoded.
-    fn open(&mut self, id: SessionId, session: &mut Session, first: u8) {
-        match (&self.config.tls, Opening::of(first)) {
-            (Some(tls), Opening::Tls) => match Transport::encrypted(tls.server.clone()) {
-                Some(transport) => {
-                    session.transport = Some(Box::new(transport));
-                    session.handshake = Handshake::Waiting;
-                    if self.may_begin_handshake() && self.lobby.is_empty() {
-                        self.begin_handshake(session);
-                    } else {
-                        self.wait_in_lobby(id);
-                    }
-                }
-                None => self.refuse_opening(session, Transport::TLS_REFUSAL),
-            },
-            (None, Opening::Tls) => self.refuse_opening(session, Transport::TLS_REFUSAL),
-            (Some(TlsConfig { is_required: true, .. }), Opening::Text | Opening::MayBeGzip) => {
-                let mut why = Vec::new();
-                reply::put_error(&mut why, Code::TlsRequired, 0);
-                self.refuse_opening(session, &why);
-            }
-            (_, Opening::MayBeGzip) => session.transport = Some(Box::new(Transport::unencrypted())),
-            (_, Opening::Text) => {}
-        }
-    }
-
-    fn may_begin_handshake(&self) -> bool {
-        self.handshakes < self.intake.limits.handshakes_max && self.handshake_starts > 0
-    }
-
-    fn begin_handshake(&mut self, session: &mut Session) {
-        self.handshakes += 1;
-        self.handshake_starts -= 1;
-        session.handshake = Handshake::Running;
-        session.clock.restart(self.now); // It has waited for others.
-    }
-
-    fn wait_in_lobby(&mut self, id: SessionId) {
-        // Who has gone leaves a name behind. Where those are most, they are let go of.
-        if self.lobby.len() > 2 * self.sessions.len() {
-            self.lobby.retain(|waiting| self.sessions.get(*waiting).is_some());
-        }
-        self.lobby.push_back(id);
-    }
-
-    /// Lets one of those that wait for a handshake begin it. Whether there was one.
-    fn admit_handshake(&mut self) -> bool {
-        if !self.may_begin_handshake() {
-            return false;
-        }
-        let Some(id) = self.lobby.pop_front() else { return false };
-        self.with_session(id, |shard, session| {
-            shard.begin_handshake(session);
-            shard.decode(id, session, &[]);
-        });
-        self.unstall(id);
-        true
-    }
-
-    /// It does not speak what is spoken here, and is told so.
-    fn refuse_opening(&mut self, session: &mut Session, why: &[u8]) {
-        self.intake.tally.tls_failures += 1;
-        session.outbox.extend_from_slice(why);
-        session.is_closing = true;
-    }
-
-    /// Decodes what was left over and `chunk`, as far as there is room for what comes out.
-    fn decode(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
-        let Some(mut transport) = session.transport.take() else { return };
-        let mut plain = std::mem::take(&mut self.decoded);
-        let mut rest = transport.take_rest();
-        let mut input = chunk;
-        let has_rest = !rest.is_empty();
-        if has_rest {
-            rest.extend_from_slice(chunk);
-            input = &rest;
-        }
-        let is_behind = loop {
-            if session.is_closing {
-                break false;
-            }
-            if !self.may_decode(session) {
-                break true;
-            }
-            let before = input.len();
-            let decoded = transport.decode(&mut input, &mut plain, &self.intake.limits, &mut self.unpacker);
-            let read = before - input.len();
-            let len = if let Decoded::Bytes(len) = decoded { len } else { 0 };
-            let cost = match transport.unpacks() {
-                true if len < read / 2 => read * BARREN_COST,
-                true => len,
-                false => 0, // What TLS gives is no more than what was received, which a driver's turn bounds already.
-            };
-            self.decode_budget = self.decode_budget.saturating_sub(cost);
-            match decoded {
-                Decoded::Bytes(0) => {}
-                Decoded::Bytes(len) => self.feed(id, session, &plain[..len]),
-                Decoded::Starved => break false,
-                Decoded::Ended => self.end(id, session),
-                Decoded::Broken(code) => self.refuse_rest(id, session, code),
-            }
-        };
-        if session.handshake == Handshake::Running && !transport.is_handshaking() {
-            self.intake.tally.tls_handshakes += 1;
-            self.handshakes -= 1;
-            session.handshake = Handshake::None;
-        }
-        let left = input.len();
-        if has_rest {
-            rest.drain(..rest.len() - left);
-        } else if left > 0 {
-            rest = self.spare_sends.pop().unwrap_or_default();
-            rest.extend_from_slice(&chunk[chunk.len() - left..]);
-        }
-        if has_rest && left == 0 {
-            self.recycle(std::mem::take(&mut rest));
-        }
-        transport.keep_rest(rest, is_behind);
-        session.transport = Some(transport);
-        self.decoded = plain;
-    }
-
-    /// Whether there is room for what another step of decoding may give.
-    fn may_decode(&self, session: &Session) -> bool {
-        let limits = &self.intake.limits;
-        !self.is_draining
-            && self.decode_budget > 0
-            && session.handshake != Handshake::Waiting
-            && !session.is_backed_up()
-            && !session.owes_too_much(limits.owed_lines_max, limits.owed_runs_max)
-            && (session.shed.is_some() || self.intake.writer.gate() != Gate::Wait)
-    }
-
-    /// Whether somebody could go on decoding, and has to wait for the next turn.
-    fn must_wait_to_decode(&self) -> bool {
-        self.decode_budget == 0 && !self.queue.is_empty()
-    }
-
     /// The peer has sent everything: what is unfinished counts as a line, except in a session.
     fn end(&mut self, id: SessionId, session: &mut Session) {
         let mut framer = std::mem::take(&mut session.framer);
@@ -822,72 +695,6 @@ impl Shard {
             Mode::Joining(_) | Mode::Moving => session.stash.extend_from_slice(chunk),
             Mode::Plain(_) | Mode::Muted | Mode::Stream(_) => self.feed_lines(id, session, chunk),
         }
-    }
-
-    /// The first line that is not empty decides what a connection is. What may become a hello is kept until its line is complete.
-    fn feed_first(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
-        let may_be_hello = |bytes: &[u8]| {
-            let common = bytes.len().min(HELLO_PREFIX.len());
-            bytes[..common] == HELLO_PREFIX[..common]
-        };
-        // Empty lines decide nothing. Of one that is cut the carriage return waits for what follows it.
-        let mut chunk = chunk;
-        if session.stash == b"\r" && chunk.starts_with(b"\n") {
-            session.stash.clear();
-        }
-        if session.stash.is_empty() {
-            chunk = behind_empty_lines(chunk);
-            if !may_be_hello(chunk) && chunk != b"\r" {
-                return self.begin_plain(id, session, chunk);
-            }
-        }
-        session.stash.extend_from_slice(chunk);
-        if !may_be_hello(&session.stash) && session.stash != b"\r" {
-            let stash = std::mem::take(&mut session.stash);
-            return self.begin_plain(id, session, &stash);
-        }
-        match memchr(b'\n', &session.stash) {
-            Some(at) if at <= HELLO_LEN_MAX => match Control::parse(trim_cr(&session.stash[..at])) {
-                Ok(Control::Hello(hello)) => {
-                    session.clock.hear(true, false, self.now);
-                    if !self.config.door.admits(hello.token.as_deref()) {
-                        return self.refuse_without_token(session);
-                    }
-                    let home = home_shard(&hello.producer, self.config.shards);
-                    if home != self.config.shard {
-                        session.mode = Mode::Moving;
-                        return self.moving.push_back((id, home));
-                    }
-                    // The hello stays until it is answered: who said it is told why, if it is refused.
-                    let behind = session.stash.split_off(at + 1);
-                    self.join(id, session, &hello);
-                    session.stash = behind;
-                }
-                Ok(_) => session.go_away(Code::ProtocolError, "a session begins with $hello"),
-                Err(reason) => session.go_away(Code::ProtocolError, &reason),
-            },
-            None if session.stash.len() <= HELLO_LEN_MAX => {}
-            _ => session.go_away(Code::ProtocolError, &format!("a $hello has at most {HELLO_LEN_MAX} bytes")),
-        }
-    }
-
-    /// It said something else than hello.
-    fn begin_plain(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
-        if self.config.door.needs_token() {
-            return self.refuse_without_token(session);
-        }
-        session.mode = Mode::Plain(Replies::default());
-        self.feed_lines(id, session, chunk);
-    }
-
-    /// A valid token is needed, and was not shown.
-    fn refuse_without_token(&mut self, session: &mut Session) {
-        self.intake.tally.ended[Code::Unauthorized as usize] += 1;
-        if session.stash.starts_with(control::PREFIX) {
-            return session.go_away(Code::Unauthorized, "the token is not valid here");
-        }
-        reply::put_error(&mut session.outbox, Code::Unauthorized, 0);
-        session.is_closing = true;
     }
 
     fn feed_lines(&mut self, id: SessionId, session: &mut Session, chunk: &[u8]) {
@@ -1017,98 +824,6 @@ impl Shard {
         }
     }
 
-    /// Somebody says who it is. It is welcome once everything that was sent under this name before is settled.
-    fn join(&mut self, id: SessionId, session: &mut Session, hello: &Hello) {
-        let level = hello.ack.unwrap_or(self.config.ack);
-        if level > self.config.ack_max {
-            let reason = format!("\"{level}\" cannot be promised here; \"{}\" at most", self.config.ack_max);
-            return session.go_away(Code::ProtocolError, &reason);
-        }
-        let Intake { producers, writer, .. } = &mut self.intake;
-        if producers.is_full() {
-            writer.seal(producers);
-        }
-        let Some((producer, _)) = producers.find_or_insert(&hello.producer, hello.epoch) else {
-            return session.go_away(Code::Overloaded, "as many producers as may be are connected");
-        };
-        let entry = &producers[producer];
-        if hello.epoch < entry.epoch {
-            let reason = format!("epoch {} of this producer is known; use it or a higher one", entry.epoch);
-            return session.go_away(Code::StaleEpoch, &reason);
-        }
-        let (last_batch, older) = (entry.last_batch, entry.session);
-        producers.attach(producer, id);
-        writer.want_durable(last_batch, id);
-        session.level = level;
-        session.mode = Mode::Joining(Box::new(Stream::new(producer, hello.epoch, hello.resume_from)));
-        self.joining.push(id);
-        self.may_welcome = true;
-        if let Some(older) = older
-            && let Some(other) = self.sessions.get_mut(older)
-        {
-            other.go_away(Code::Fenced, "another connection speaks for this producer now");
-            self.make_ready(older);
-        }
-    }
-
-    /// Welcomes one session whose producer is settled. Whether there was one.
-    fn welcome_settled(&mut self) -> bool {
-        if !self.may_welcome {
-            return false;
-        }
-        let settled = self.joining.iter().position(|&id| {
-            let session = self.sessions.get(id);
-            let named = session.and_then(|session| Some((session.producer()?, session.level)));
-            named.is_none_or(|(producer, level)| self.intake.is_settled(producer, level))
-        });
-        let Some(at) = settled else {
-            self.may_welcome = false;
-            return false;
-        };
-        let id = self.joining.swap_remove(at);
-        self.with_session(id, |shard, session| shard.welcome(session));
-        self.enqueue(id);
-        true
-    }
-
-    fn welcome(&mut self, session: &mut Session) {
-        let Mode::Joining(stream) = std::mem::replace(&mut session.mode, Mode::Muted) else {
-            return;
-        };
-        let mut stream = stream;
-        let is_doubtful = self.intake.is_doubtful(stream.producer);
-        let entry = &mut self.intake.producers[stream.producer];
-        if stream.epoch > entry.epoch {
-            entry.begin(stream.epoch);
-        } else if session.level == AckLevel::Durable && is_doubtful {
-            // It was acked at a weaker level, and cannot be promised at this one.
-            let reason = "storage failed: what is acknowledged of this epoch may be lost; go on with a higher epoch";
-            session.mode = Mode::Stream(stream);
-            return session.go_away(Code::StorageError, reason);
-        }
-        let next_seq = stream.resume_from.unwrap_or(entry.last_seq + 1);
-        let known = std::mem::replace(&mut entry.is_known, true);
-        if !known {
-            entry.last_seq = next_seq - 1; // It has a history elsewhere; numbering goes on from there.
-        }
-        let last_seq = entry.last_seq;
-        stream.start(next_seq.min(last_seq + 1));
-        let welcome = Welcome {
-            v: control::VERSION,
-            known,
-            last_seq,
-            max_line: u32::try_from(self.intake.limits.line_len_max).unwrap_or(u32::MAX),
-            window: self.intake.limits.window,
-            ack: session.level,
-        };
-        session.mode = Mode::Stream(stream);
-        if next_seq > last_seq + 1 {
-            let reason = format!("the last line known here is {last_seq}; resume from {} at most", last_seq + 1);
-            return session.go_away(Code::SeqGap, &reason);
-        }
-        Answer::Welcome(welcome).put(&mut session.outbox);
-    }
-
     /// Lets one of those that wait for room go on. Whether there was one.
     fn feed_queued(&mut self) -> bool {
         if self.intake.writer.gate() == Gate::Wait {
@@ -1133,49 +848,6 @@ impl Shard {
         self.feed_stashed(id);
         self.unstall(id);
         true
-    }
-
-    /// Tells those that have waited too long to come back later: first those that are over their share, then all. Plain
-    /// connections wait on: their clients cannot be told without losing the lines that are on their way.
-    fn shed_overdue(&mut self, now: Instant) {
-        self.line_check_at = None;
-        if self.is_draining {
-            return;
-        }
-        let Limits { wait_over_share, wait_max, .. } = self.intake.limits;
-        let mut shed = Vec::new();
-        for id in self.queue.iter() {
-            let Some(session) = self.sessions.get_mut(id) else { continue };
-            let Some(since) = session.waits_since else { continue };
-            let waited = now.saturating_duration_since(since);
-            let is_over = waited >= wait_over_share && self.shares.is_over(&session.usage, now);
-            if matches!(session.mode, Mode::Stream(_)) && (is_over || waited >= wait_max) {
-                session.is_queued = false;
-                shed.push((id, waited));
-            }
-            self.line_check_at = Some(now + wait_over_share / 4);
-        }
-        let Shard { queue, sessions, .. } = self;
-        queue.retain(|id| sessions.get(id).is_some_and(|session| session.is_queued));
-        for (id, waited) in shed {
-            let Some(session) = self.sessions.get_mut(id) else { continue };
-            if session.is_behind() && self.decode_budget == 0 {
-                // What is refused has to be decoded all the same: in the next turn.
-                self.enqueue(id);
-                self.line_check_at = Some(now);
-                continue;
-            }
-            let code = if waited >= wait_max { Code::Overloaded } else { Code::QuotaExceeded };
-            let refusal = Refusal::new(code, quota::retry_after(waited, id.token(), waited.as_nanos() as u64));
-            session.shed = Some(Shed { refusal, used_at: None });
-            self.intake.tally.shed_over_share += u64::from(code == Code::QuotaExceeded);
-            self.intake.tally.shed_overdue += u64::from(code == Code::Overloaded);
-            if code == Code::Overloaded {
-                self.shut_until = Some(now + wait_max);
-            }
-            self.feed_stashed(id);
-            self.unstall(id);
-        }
     }
 
     /// Goes on with what was received of a session and not looked at.
@@ -1218,9 +890,8 @@ impl Shard {
         session.is_ready = false;
         let gives_up = (session.is_closing || self.is_draining) && matches!(session.mode, Mode::Muted);
         if session.sending_since.is_some() && !gives_up {
-            if let Some((at, _)) = deadline::due(session, &self.intake.limits, self.is_draining) {
-                self.sweep_by(at);
-            }
+            let due = deadline::due(session, &self.intake.limits, self.is_draining);
+            self.sweep_when(due);
             return None;
         }
         let position = self.intake.writer.position(session.level);
@@ -1239,9 +910,8 @@ impl Shard {
         }
         if !out.is_empty() {
             session.sending_since = Some(self.now);
-            if let Some((at, _)) = deadline::due(session, &self.intake.limits, self.is_draining) {
-                self.sweep_by(at);
-            }
+            let due = deadline::due(session, &self.intake.limits, self.is_draining);
+            self.sweep_when(due);
             self.requeue(id);
             return Some(Action::Send(id, out));
         }
@@ -1263,77 +933,6 @@ impl Shard {
         {
             self.enqueue(id);
         }
-    }
-
-    /// Sweeps when the session may be late, or before.
-    fn expect_late(&mut self, session: &Session) {
-        if let Some((at, _)) = deadline::due(session, &self.intake.limits, self.is_draining) {
-            self.sweep_by(at);
-        }
-    }
-
-    fn sweep_by(&mut self, at: Instant) {
-        let at = at.max(self.now + SWEEP_GAP);
-        self.sweep_at = Some(self.sweep_at.map_or(at, |earlier| earlier.min(at)));
-    }
-
-    /// Ends or mutes the sessions that are late, and finds out when the next one may be.
-    fn sweep(&mut self, due_at: Instant, now: Instant) {
-        if now > due_at + SWEEP_LATE_MAX {
-            return self.sweep_by(now + SWEEP_LATE_MAX);
-        }
-        let ids: Vec<SessionId> = self.sessions.ids().collect();
-        let mut next: Option<Instant> = None;
-        for id in ids {
-            let Some(session) = self.sessions.get_mut(id) else { continue };
-            let late = match deadline::due(session, &self.intake.limits, self.is_draining) {
-                Some((at, late)) if at <= now => late,
-                Some((at, _)) => {
-                    next = Some(next.map_or(at, |earlier| earlier.min(at)));
-                    continue;
-                }
-                None => continue,
-            };
-            let is_its_fault = matches!(late, Late::Reply | Late::Answer) || !deadline::is_waiting_for_us(session);
-            // One that stops ends them all, each in its own time.
-            if is_its_fault && (late == Late::Reply || !self.is_draining) {
-                self.end_late(id, late);
-            } else {
-                session.clock.restart(now);
-            }
-            let due =
-                self.sessions.get(id).and_then(|session| deadline::due(session, &self.intake.limits, self.is_draining));
-            next = next.into_iter().chain(due.map(|(at, _)| at)).min();
-        }
-        if let Some(at) = next {
-            self.sweep_by(at);
-        }
-    }
-
-    fn end_late(&mut self, id: SessionId, late: Late) {
-        let tls_is_required = self.config.tls.as_ref().is_some_and(|tls| tls.is_required);
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        match late {
-            Late::Reply | Late::Answer => {
-                if let Some(producer) = session.producer() {
-                    self.intake.producers.detach(producer, id);
-                }
-                let is_plain = matches!(session.mode, Mode::Plain(_));
-                self.intake.tally.acks_suppressed += u64::from(is_plain);
-                if late == Late::Answer {
-                    session.is_closing = true;
-                    self.intake.tally.ended[late.code() as usize] += 1;
-                }
-                // What is owed cannot be said, because what was said is not taken.
-                session.mute();
-            }
-            Late::FirstByte | Late::Greeting | Late::Line | Late::Activity => {
-                session.end_late(late, !tls_is_required || session.transport.is_some());
-                self.intake.tally.ended[late.code() as usize] += 1;
-            }
-        }
-        self.make_ready(id);
-        self.requeue(id);
     }
 
     /// Something is written or durable that was not: those who wait for it are answered.
@@ -1392,18 +991,3 @@ impl Shard {
         Some(session)
     }
 }
-
-/// What a byte costs that is decoded to nothing, in bytes that are decoded to something: gzip blocks of nothing but
-/// their own tables take 115 ns per byte, usual ones 2 ns per byte that comes out.
-const BARREN_COST: usize = 16;
-fn behind_empty_lines(mut bytes: &[u8]) -> &[u8] {
-    while let Some(rest) = bytes.strip_prefix(b"\n").or_else(|| bytes.strip_prefix(b"\r\n")) {
-        bytes = rest;
-    }
-    bytes
-}
-
-/// What a session's first line begins with.
-const HELLO_PREFIX: &[u8] = b"{\"$hello\"";
-/// Longest `$hello`.
-pub(crate) const HELLO_LEN_MAX: usize = 4096;

@@ -86,11 +86,16 @@ impl<T> Slab<T> {
         Some(*tenant)
     }
 
-    pub(crate) fn ids(&self) -> impl Iterator<Item = SessionId> + '_ {
-        self.slots.iter().enumerate().filter(|(_, slot)| slot.tenant.is_some()).map(|(at, slot)| SessionId {
-            slot: u32::try_from(at).expect("sessions are bounded far below 2^32"),
-            generation: slot.generation,
-        })
+    /// How many slots there are, vacant ones included.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Who is in that slot. To go through all of them while they change: who comes meanwhile may be missed or met.
+    pub(crate) fn tenant_of(&self, slot: usize) -> Option<SessionId> {
+        let Slot { generation, tenant } = self.slots.get(slot)?;
+        let slot = u32::try_from(slot).expect("sessions are bounded far below 2^32");
+        tenant.as_ref().map(|_| SessionId { slot, generation: *generation })
     }
 }
 
@@ -110,5 +115,15 @@ mod tests {
         assert_eq!(slab.get(second), Some(&"second"));
         assert_eq!(SessionId::from_token(second.token()), second);
         assert_eq!(slab.len(), 1);
+    }
+
+    #[test]
+    fn going_through_the_slots_meets_each_tenant_once() {
+        let mut slab = Slab::new();
+        let ids = ["a", "b", "c"].map(|tenant| slab.insert(tenant));
+        slab.remove(ids[1]);
+        let met: Vec<SessionId> = (0..slab.slots()).filter_map(|slot| slab.tenant_of(slot)).collect();
+        assert_eq!(met, [ids[0], ids[2]]);
+        assert_eq!(slab.tenant_of(slab.slots()), None);
     }
 }

@@ -1,10 +1,8 @@
 //! What a peer can make a shard hold does not grow with how often it does the same. A test of its own process: the counter
 //! counts everybody's.
 
-use ringest_ingest::{
-    Action, Door, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId, TlsConfig,
-};
-use ringest_wire::{AckLevel, Severity};
+use ringest_ingest::{Action, Limits, SessionId, Shard, ShardConfig, TlsConfig};
+use ringest_wire::Severity;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -22,20 +20,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 const GROWTH_MAX: isize = 64 << 10;
 
 fn shard(now: Instant, limits: Limits, tls: Option<TlsConfig>) -> Shard {
-    let config = ShardConfig {
-        shard: ShardId(0),
-        shards: 1,
-        ack: AckLevel::Durable,
-        ack_max: AckLevel::Durable,
-        min_level: Severity::Debug,
-        first_segment: SegmentId(1),
-        producers: Vec::new(),
-        away: Vec::new(),
-        format: SegmentFormat::Plain,
-        tls,
-        door: Door::new(&limits, None),
-        limits,
-    };
+    let config = ShardConfig { min_level: Severity::Debug, tls, ..ShardConfig::alone(limits) };
     Shard::new(config, now).unwrap()
 }
 

@@ -4,10 +4,10 @@
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use ringest_ingest::{Action, Block, Door, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId};
+use ringest_ingest::{Action, Block, Limits, SegmentId, SessionId, Shard, ShardConfig};
+use ringest_wire::Severity;
 use ringest_wire::answer::Answer;
 use ringest_wire::control::{Control, Hello, Resume};
-use ringest_wire::{AckLevel, Severity};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -257,18 +257,8 @@ impl World {
         #[allow(clippy::disallowed_methods, reason = "the one moment from which the world's time counts")]
         let base = Instant::now();
         let config = ShardConfig {
-            shard: ShardId(0),
-            shards: 1,
-            ack: AckLevel::Durable,
-            ack_max: AckLevel::Durable,
             min_level: Severity::Debug,
-            first_segment: SegmentId(1),
-            producers: Vec::new(),
-            away: Vec::new(),
-            format: SegmentFormat::Plain,
-            tls: None,
-            door: Door::new(&Limits::default(), None),
-            limits: Limits { ack_stall: Duration::from_secs(3600), ..Limits::default() },
+            ..ShardConfig::alone(Limits { ack_stall: Duration::from_secs(3600), ..Limits::default() })
         };
         let mut shard = Shard::new(config, base).unwrap();
         let mut clients = Vec::new();

@@ -4,9 +4,8 @@
 
 use ringest_ingest::scan::{Item, StoredRun, scan};
 use ringest_ingest::{
-    Action, Door, Limits, PAGE, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId, home_shard,
+    Action, Limits, PAGE, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId, home_shard,
 };
-use ringest_wire::{AckLevel, Severity};
 use std::io::Read;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -425,16 +424,9 @@ impl Maker {
         let config = ShardConfig {
             shard: SHARD,
             shards: SHARDS,
-            ack: AckLevel::Durable,
-            ack_max: AckLevel::Durable,
-            min_level: Severity::Trace,
             first_segment: SegmentId(first),
-            producers: Vec::new(),
-            away: Vec::new(),
             format,
-            tls: None,
-            door: Door::new(&limits, None),
-            limits,
+            ..ShardConfig::alone(limits)
         };
         Maker { shard: Shard::new(config, now).unwrap(), now, bytes: Vec::new(), sent: 0 }
     }

@@ -1,9 +1,7 @@
 //! What may change while a shard runs: it holds from the moment it is told, and costs nobody what they have.
 
-use ringest_ingest::{
-    Action, Door, Limits, SegmentFormat, SegmentId, SessionId, Settings, Shard, ShardConfig, ShardId,
-};
-use ringest_wire::{AckLevel, Severity};
+use ringest_ingest::{Action, Door, Limits, SessionId, Settings, Shard, ShardConfig};
+use ringest_wire::Severity;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
@@ -26,20 +24,8 @@ impl World {
         #[allow(clippy::disallowed_methods, reason = "the one moment from which time counts")]
         let start = Instant::now();
         let door = Door::new(&limits, None);
-        let config = ShardConfig {
-            shard: ShardId(0),
-            shards: 1,
-            ack: AckLevel::Durable,
-            ack_max: AckLevel::Durable,
-            min_level: Severity::Debug,
-            first_segment: SegmentId(1),
-            producers: Vec::new(),
-            away: Vec::new(),
-            format: SegmentFormat::Plain,
-            tls: None,
-            door: door.clone(),
-            limits: limits.clone(),
-        };
+        let config =
+            ShardConfig { min_level: Severity::Debug, door: door.clone(), ..ShardConfig::alone(limits.clone()) };
         let shard = Shard::new(config, start).unwrap();
         let mut world = World { shard, door, limits, start, said: Vec::new(), closed: Vec::new() };
         world.turn(0);

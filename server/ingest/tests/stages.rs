@@ -1,33 +1,14 @@
 //! Each stage of a record's way takes what the clock says, and nothing of the others.
 
-use ringest_ingest::{
-    Action, Door, Limits, SegmentFormat, SegmentId, Shard, ShardConfig, ShardId, Stage, StorageHealth,
-};
-use ringest_wire::{AckLevel, Severity};
+use ringest_ingest::{Action, Limits, Shard, ShardConfig, Stage, StorageHealth};
+use ringest_wire::Severity;
 use std::time::{Duration, Instant};
 
 const LINE: &[u8] = b"{\"level\":\"info\",\"message\":\"a\"}\n";
 
 fn shard(now: Instant) -> Shard {
     let limits = Limits::default();
-    Shard::new(
-        ShardConfig {
-            shard: ShardId(0),
-            shards: 1,
-            ack: AckLevel::Durable,
-            ack_max: AckLevel::Durable,
-            min_level: Severity::Debug,
-            first_segment: SegmentId(1),
-            producers: Vec::new(),
-            away: Vec::new(),
-            format: SegmentFormat::Plain,
-            tls: None,
-            door: Door::new(&limits, None),
-            limits,
-        },
-        now,
-    )
-    .unwrap()
+    Shard::new(ShardConfig { min_level: Severity::Debug, ..ShardConfig::alone(limits) }, now).unwrap()
 }
 
 /// The next action, where it is the one that was expected.

@@ -187,23 +187,15 @@ mod tests {
 
     /// As a shard writes it.
     fn first_line(shard: u16, id: u64) -> Vec<u8> {
-        use ringest_ingest::{Action, Door, Limits, SegmentFormat, Shard, ShardConfig};
+        use ringest_ingest::{Action, Limits, Shard, ShardConfig};
         let now = std::time::Instant::now();
         let limits = Limits::default();
         let mut made = Shard::new(
             ShardConfig {
                 shard: ShardId(shard),
                 shards: shard + 1,
-                ack: ringest_wire::AckLevel::Durable,
-                ack_max: ringest_wire::AckLevel::Durable,
-                min_level: ringest_wire::Severity::Trace,
                 first_segment: SegmentId(id),
-                producers: Vec::new(),
-                away: Vec::new(),
-                format: SegmentFormat::Plain,
-                tls: None,
-                door: Door::new(&limits, None),
-                limits,
+                ..ShardConfig::alone(limits)
             },
             now,
         )

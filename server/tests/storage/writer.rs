@@ -1,10 +1,7 @@
 //! A shard that writes real segments to a disk that does as it is told: it may forget writes, tear them, fail a sync.
 
-use ringest_ingest::{
-    Action, Block, Door, Fault, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId,
-};
+use ringest_ingest::{Action, Block, Fault, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId};
 use ringest_server::storage::{Ending, Recovery, SegmentFile, Store, fault, layout};
-use ringest_wire::{AckLevel, Severity};
 use std::collections::{HashMap, VecDeque};
 use std::fs::OpenOptions;
 use std::ops::Range;
@@ -66,16 +63,11 @@ impl Writer {
         let config = ShardConfig {
             shard,
             shards: u16::try_from(recovery.shards.len()).unwrap(),
-            ack: AckLevel::Durable,
-            ack_max: AckLevel::Durable,
-            min_level: Severity::Trace,
             first_segment: recovered.next_segment,
             producers: recovered.producers,
             away: recovered.away,
             format,
-            tls: None,
-            door: Door::new(&limits, None),
-            limits,
+            ..ShardConfig::alone(limits)
         };
         let mut state = Shard::new(config, now).unwrap();
         let mut writer = Writer {

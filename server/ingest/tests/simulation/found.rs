@@ -1,9 +1,6 @@
 //! What the simulation found, each as a world that is small enough to read.
 
-use ringest_ingest::{
-    Action, Block, BreakerLimits, Door, Fault, Limits, PAGE, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig,
-    ShardId,
-};
+use ringest_ingest::{Action, Block, BreakerLimits, Fault, Limits, PAGE, SegmentId, SessionId, Shard, ShardConfig};
 use ringest_wire::{AckLevel, Code, Severity, reply};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -43,20 +40,7 @@ impl Hand {
         };
         limits.segment_len = limits.segment_len_min().next_multiple_of(PAGE as u64);
         change(&mut limits);
-        let config = ShardConfig {
-            shard: ShardId(0),
-            shards: 1,
-            ack,
-            ack_max: AckLevel::Durable,
-            min_level: Severity::Info,
-            first_segment: SegmentId(1),
-            producers: Vec::new(),
-            away: Vec::new(),
-            format: SegmentFormat::Plain,
-            tls: None,
-            door: Door::new(&limits, None),
-            limits,
-        };
+        let config = ShardConfig { ack, min_level: Severity::Info, ..ShardConfig::alone(limits) };
         let shard = Shard::new(config, now).unwrap();
         let (writes, syncs, said, closed) = (Vec::new(), Vec::new(), HashMap::new(), Vec::new());
         let mut hand = Hand { shard, now, writes, syncs, said, closed, cuts: Vec::new(), is_stuck: false };

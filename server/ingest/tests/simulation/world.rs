@@ -26,8 +26,8 @@ use crate::rng::Rng;
 use crate::truth::Truth;
 use ringest_ingest::scan::{Item, scan};
 use ringest_ingest::{
-    Block, BreakerLimits, BreakerState, Door, Fault, Limits, PAGE, SegmentFormat, SegmentId, Shard, ShardConfig,
-    ShardId, home_shard,
+    Block, BreakerLimits, BreakerState, Fault, Limits, PAGE, SegmentFormat, SegmentId, Shard, ShardConfig, ShardId,
+    home_shard,
 };
 use ringest_wire::{AckLevel, Severity};
 use std::collections::{BTreeMap, HashMap};
@@ -224,9 +224,7 @@ impl World {
                     producers: known.iter().filter(|state| home(&state.producer)).cloned().collect(),
                     away: stored_by(at).into_iter().filter(|state| !home(&state.producer)).collect(),
                     format,
-                    tls: None,
-                    door: Door::new(&self.limits, None),
-                    limits: self.limits.clone(),
+                    ..ShardConfig::alone(self.limits.clone())
                 };
                 Node {
                     shard: Shard::new(config, self.base + self.now).expect("the limits fit together"),

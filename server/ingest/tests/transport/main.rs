@@ -3,10 +3,8 @@
 mod gzip;
 mod tls;
 
-use ringest_ingest::{
-    Action, Door, Handover, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId, TlsConfig,
-};
-use ringest_wire::{AckLevel, Severity, reply};
+use ringest_ingest::{Action, Handover, Limits, SessionId, Shard, ShardConfig, ShardId, TlsConfig};
+use ringest_wire::reply;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -43,20 +41,7 @@ impl House {
             ..Limits::default()
         };
         limits.segment_len = 64 << 20;
-        let mut config = ShardConfig {
-            shard: ShardId(0),
-            shards: 1,
-            ack: AckLevel::Durable,
-            ack_max: AckLevel::Durable,
-            min_level: Severity::Trace,
-            first_segment: SegmentId(1),
-            producers: Vec::new(),
-            away: Vec::new(),
-            format: SegmentFormat::Plain,
-            tls: None,
-            door: Door::new(&limits, None),
-            limits,
-        };
+        let mut config = ShardConfig::alone(limits);
         change(&mut config);
         let shard = Shard::new(config, now).unwrap();
         House {
