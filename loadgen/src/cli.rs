@@ -156,6 +156,9 @@ pub struct Args {
     /// The report as JSON; `-` is standard output.
     #[arg(long, env = "LOADGEN_JSON", value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// One row per second as lines of JSON, written while the run goes on; `-` is standard output.
+    #[arg(long, env = "LOADGEN_SERIES", value_name = "FILE")]
+    pub series: Option<PathBuf>,
     /// Fails (exit code 3) where a greater share of the lines failed, like 1%.
     #[arg(long, env = "LOADGEN_MAX_ERROR_RATE", value_parser = proportion, value_name = "SHARE")]
     pub max_error_rate: Option<f64>,

@@ -5,7 +5,9 @@ use crate::connection::SessionTerms;
 use crate::corpus::{RECORD_SIZES, Shape};
 use crate::datagrams;
 use crate::ledger::Mode;
+use crate::output::is_stdout;
 use crate::packer::Compression;
+use crate::records::Places;
 use crate::schedule::share;
 use crate::stream::TlsTerms;
 use crate::token::Token;
@@ -58,8 +60,8 @@ pub struct Config {
     pub run: u32,
     /// Where the ledger goes.
     pub ledger: Option<PathBuf>,
-    /// Where the report goes; `-` is standard output.
-    pub json: Option<PathBuf>,
+    /// Where everything else goes.
+    pub places: Places,
     /// No progress, no table.
     pub quiet: bool,
     /// The gate: failed lines out of finished ones, 0 to 1.
@@ -114,7 +116,7 @@ impl Config {
             stamped: args.stamp,
             run: args.run_id.unwrap_or_else(random_run),
             ledger: args.ledger.clone(),
-            json: args.json.clone(),
+            places: Places { json: args.json.clone(), series: args.series.clone() },
             quiet: args.quiet,
             error_rate_max: args.max_error_rate,
         };
@@ -177,6 +179,20 @@ impl Config {
         }
         if self.ledger.is_some() && !self.stamped {
             return Err("--ledger needs lines that carry their identity; leave --stamp none out".into());
+        }
+        self.check_places()
+    }
+
+    /// Two files in one place would be neither.
+    fn check_places(&self) -> Result<(), String> {
+        let ledger = self.ledger.iter().map(|path| ("--ledger", path));
+        let mut taken: Vec<(&str, &PathBuf)> = Vec::new();
+        for (flag, path) in ledger.chain(self.places.all()) {
+            if let Some((other, _)) = taken.iter().find(|(_, there)| *there == path) {
+                let place = if is_stdout(path) { "standard output".into() } else { path.display().to_string() };
+                return Err(format!("{other} and {flag} both go to {place}; name another place for one of them"));
+            }
+            taken.push((flag, path));
         }
         Ok(())
     }
@@ -286,6 +302,8 @@ mod tests {
             ("--cpu-list 0 -t 2 -c 2", "disagree"),
             ("--cpu-list 1000", "not open to this process"),
             ("--udp --compress line", "datagrams are plain text"),
+            ("--json - --series -", "--json and --series both go to standard output"),
+            ("--json r --ledger r", "--ledger and --json both go to r"),
             ("--tls --ca-cert /none", "--ca-cert (CA_CERT_PATH): /none cannot be read"),
             ("--tls --client-cert c.crt", "go together"),
             ("--client-cert c.crt --client-key c.key", "without --tls"),

@@ -100,7 +100,7 @@ impl Worker {
             let now_ns = self.clock.now_ns();
             if now_ns >= next_interval_ns {
                 next_interval_ns += INTERVAL_NS;
-                self.publish(orders, outlet);
+                self.publish(now_ns - start_ns, orders, outlet);
             }
             stopped = orders.stop.load(Ordering::Relaxed);
             if now_ns >= end_ns {
@@ -176,11 +176,11 @@ impl Worker {
         self.task.lines.map_or(u64::MAX, |lines| lines.saturating_sub(self.next_slot))
     }
 
-    fn publish(&mut self, orders: &Orders, outlet: &Outlet<(u16, Word)>) {
+    fn publish(&mut self, end_ns: u64, orders: &Orders, outlet: &Outlet<(u16, Word)>) {
         // Without a spare the reader is behind; this second then counts with the next.
         if let Ok(spare) = orders.spares.try_recv() {
             let latency = std::mem::replace(&mut self.latency, spare);
-            let interval = Interval { tally: self.tally.clone(), latency };
+            let interval = Interval { tally: self.tally.clone(), latency, end_ns };
             // Nobody listens any more only where the run is being given up.
             let _ = outlet.send((self.task.worker, Word::Interval(Box::new(interval))));
         }

@@ -30,6 +30,11 @@ impl Latency {
         self.slip.add(&other.slip);
     }
 
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.response.is_empty() && self.service.is_empty() && self.slip.is_empty()
+    }
+
     /// Forgets everything, and keeps the memory.
     pub fn reset(&mut self) {
         self.response.reset();
@@ -88,15 +93,15 @@ impl Spread {
         self.histogram.len()
     }
 
-    /// Whether none was.
+    /// Whether none was, within the range or beyond it.
     pub fn is_empty(&self) -> bool {
-        self.histogram.is_empty()
+        self.histogram.is_empty() && self.beyond == 0
     }
 
     /// The figures of a report, in microseconds.
     pub fn figures(&self) -> Figures {
         let us = |ns: u64| ns as f64 / 1000.0;
-        let empty = self.is_empty();
+        let empty = self.histogram.is_empty();
         Figures {
             count: self.len(),
             min: if empty { 0.0 } else { us(self.histogram.min()) },

@@ -3,17 +3,18 @@
 use ringest_loadgen::cli::{Cli, Command, Reconcile, Sink};
 use ringest_loadgen::config::Config;
 use ringest_loadgen::ledger::Ledger;
+use ringest_loadgen::output::{Output, is_stdout};
 use ringest_loadgen::reconcile::{Reconciler, Said};
+use ringest_loadgen::records::{Records, json_bytes};
 use ringest_loadgen::run::{Finished, run};
 use ringest_loadgen::sink;
+use ringest_loadgen::timeline::Second;
 use ringest_sys::cpu;
 use ringest_sys::signal::{Signal, Signals};
-use serde::Serialize;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::ExitCode;
 
 const COULD_NOT_RUN: u8 = 1;
@@ -46,35 +47,36 @@ fn send(config: &Config) -> Result<u8, (u8, String)> {
         Ledger::check_place(path).map_err(|error| could_not(error.to_string()))?;
     }
     let signals = Signals::new().map_err(|error| could_not(format!("cannot listen for signals: {error}")))?;
-    let quiet = config.quiet;
-    let mut show = |line: &str| {
-        if !quiet {
-            say_plainly(line);
+    let mut records = Records::open(config).map_err(could_not)?;
+    let mut see = |second: &Second| {
+        records.see(second);
+        // What is left at the end is no whole second.
+        if !config.quiet && second.length_s() > 0.5 {
+            say_plainly(&second.line());
         }
     };
-    let finished = run(config, &signals, &mut show).map_err(could_not)?;
+    let finished = run(config, &signals, &mut see).map_err(could_not)?;
     finished.report.verification.complaints.iter().for_each(|complaint| say(complaint));
     if let Some(path) = &config.ledger {
         finished.ledger.save(path).map_err(|error| could_not(error.to_string()))?;
     }
-    if let Some(path) = &config.json {
-        write_json(path, &finished.report).map_err(could_not)?;
-    }
+    records.finish(&finished).map_err(could_not)?;
     let code = code(&finished);
     if code == COULD_NOT_RUN {
         say("no line was answered; is that a Ringest server, and does it make progress?");
     }
-    if !quiet {
+    if !config.quiet {
+        let is_taken = config.places.all().any(|(_, path)| is_stdout(path));
         for test in &finished.report.tests {
-            print(test, config.json.as_deref()).map_err(could_not)?;
+            print(test, is_taken).map_err(could_not)?;
         }
     }
     Ok(code)
 }
 
-/// What is for people goes to standard output, unless the JSON does. That nobody reads it any more is no failure.
-fn print(what: &impl fmt::Display, json: Option<&Path>) -> Result<(), String> {
-    if json == Some(Path::new("-")) {
+/// What is for people goes to standard output, unless that is taken. That nobody reads it any more is no failure.
+fn print(what: &impl fmt::Display, is_taken: bool) -> Result<(), String> {
+    if is_taken {
         say_plainly(&what.to_string());
         return Ok(());
     }
@@ -129,9 +131,9 @@ fn reconcile(what: &Reconcile) -> Result<u8, (u8, String)> {
     }
     let findings = reconciler.finish();
     if let Some(path) = &what.json {
-        write_json(path, &findings).map_err(could_not)?;
+        Output::open(path).and_then(|mut json| json.append(&json_bytes(&findings))).map_err(could_not)?;
     }
-    print(&findings, what.json.as_deref()).map_err(could_not)?;
+    print(&findings, what.json.as_deref().is_some_and(is_stdout)).map_err(could_not)?;
     Ok(if findings.pass() { 0 } else { LINES_WRONG })
 }
 
@@ -146,15 +148,6 @@ fn serve_sink(place: &Sink) -> Result<(), (u8, String)> {
     TcpListener::bind(place.listen)
         .and_then(serve)
         .map_err(|error| (COULD_NOT_RUN, format!("cannot serve on {}: {error}", place.listen)))
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), String> {
-    let mut text = serde_json::to_vec_pretty(value).expect("a report is always JSON");
-    text.push(b'\n');
-    match path.to_str() {
-        Some("-") => io::stdout().write_all(&text).map_err(|error| format!("cannot write to standard output: {error}")),
-        _ => std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display())),
-    }
 }
 
 const READ_LEN: usize = 1 << 20;

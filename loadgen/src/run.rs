@@ -8,10 +8,11 @@ use crate::latency::Latency;
 use crate::ledger::{Ledger, Mode};
 use crate::packer::Compression;
 use crate::report::{Client, Gate, Rate, Report, Resources, Results, SCHEMA, System, Test, TestConfig, Tool};
-use crate::report::{Validity, Verification, span, utc};
+use crate::report::{Validity, Verification, utc};
 use crate::schedule::{Schedule, share};
 use crate::tally::Tally;
-use crate::worker::{Clock, Interval, Orders, Outcome, Task, Word, Worker};
+use crate::timeline::{Second, Timeline};
+use crate::worker::{Clock, Orders, Outcome, Task, Word, Worker};
 use ringest_sys::cpu;
 use ringest_sys::signal::{Signal, Signals};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -32,17 +33,17 @@ pub struct Finished {
     pub signal: Option<Signal>,
 }
 
-/// Runs it. `show` gets one line of progress per second.
+/// Runs it. `see` gets each second when it is over.
 ///
 /// # Errors
 /// A sentence, where the run could not begin.
-pub fn run(config: &Config, signals: &Signals, show: &mut dyn FnMut(&str)) -> Result<Finished, String> {
+pub fn run(config: &Config, signals: &Signals, see: &mut dyn FnMut(&Second)) -> Result<Finished, String> {
     let timestamp = utc(SystemTime::now());
     let system = System::here();
     let peer = find(config)?;
     let corpus = Corpus::new(&config.shape, config.stamped);
     let crew = Crew::start(config, peer, &corpus)?;
-    let (sum, signal) = crew.watch(config, signals, show);
+    let (sum, signal) = crew.watch(config, signals, see);
 
     let mut ledger = Ledger::new(config.run);
     ledger.connections.clone_from(&sum.entries);
@@ -140,9 +141,9 @@ impl Crew {
     }
 
     /// Gathers what the workers measure until the last is done.
-    fn watch(self, config: &Config, signals: &Signals, show: &mut dyn FnMut(&str)) -> (Sum, Option<Signal>) {
+    fn watch(self, config: &Config, signals: &Signals, see: &mut dyn FnMut(&Second)) -> (Sum, Option<Signal>) {
         let mut sum = Sum::default();
-        let mut progress = Progress::new(config.workers);
+        let mut timeline = Timeline::new(config.workers);
         let mut signal = None;
         let mut working = config.workers;
         while working > 0 {
@@ -156,14 +157,14 @@ impl Crew {
             match self.words.recv_timeout(LOOK_EVERY) {
                 Ok((worker, Word::Interval(interval))) => {
                     sum.latency.add(&interval.latency);
-                    let spare = progress.note(worker, *interval);
+                    timeline.note(worker, &interval);
+                    let mut spare = interval.latency;
+                    spare.reset();
                     // A worker that is done takes no more.
                     let _ = self.spares[usize::from(worker)].send(spare);
-                    if let Some(line) = progress.line(working) {
-                        show(&line);
-                    }
                 }
-                Ok((_, Word::Done(outcome))) => {
+                Ok((worker, Word::Done(outcome))) => {
+                    timeline.note_end(worker, &outcome);
                     sum.add(*outcome);
                     working -= 1;
                 }
@@ -174,6 +175,12 @@ impl Crew {
                     break;
                 }
             }
+            while let Some(second) = timeline.take() {
+                see(&second);
+            }
+        }
+        while let Some(second) = timeline.take_rest() {
+            see(&second);
         }
         (sum, signal)
     }
@@ -220,54 +227,6 @@ impl Job {
             .map(|rate| Schedule::of_worker(rate, u64::from(number), config.workers).starting_at(start_ns));
         let outcome = run(start_ns, schedule);
         say(Word::Done(Box::new(outcome)));
-    }
-}
-
-/// The lines of progress: one per second, once every worker has told about that second.
-struct Progress {
-    tallies: Vec<Tally>,
-    latency: Latency,
-    told: u64,
-    second: u64,
-    finished: u64,
-    failed: u64,
-}
-
-impl Progress {
-    fn new(workers: u64) -> Progress {
-        let tallies = vec![Tally::default(); workers as usize];
-        Progress { tallies, latency: Latency::new(), told: 0, second: 0, finished: 0, failed: 0 }
-    }
-
-    /// Takes what one worker tells, and gives the emptied histograms back.
-    fn note(&mut self, worker: u16, interval: Interval) -> Latency {
-        let Interval { tally, mut latency } = interval;
-        self.tallies[usize::from(worker)] = tally;
-        self.latency.response.add(&latency.response);
-        self.told += 1;
-        latency.reset();
-        latency
-    }
-
-    fn line(&mut self, working: u64) -> Option<String> {
-        if self.told < working {
-            return None;
-        }
-        let mut sum = Tally::default();
-        self.tallies.iter().for_each(|tally| sum.add(tally));
-        self.second += 1;
-        let (rate, failed) = (sum.finished() - self.finished, sum.failed() - self.failed);
-        let share = if rate == 0 { 0.0 } else { failed as f64 / rate as f64 * 100.0 };
-        let us = |quantile| span(self.latency.response.at(quantile) as f64 / 1000.0);
-        let line = format!(
-            "{:>4} s  {rate:>10} records/s  {failed} errors ({share:.2} %)  p50 {}  p99 {}",
-            self.second,
-            us(0.5),
-            us(0.99)
-        );
-        (self.told, self.finished, self.failed) = (0, sum.finished(), sum.failed());
-        self.latency.reset();
-        Some(line)
     }
 }
 

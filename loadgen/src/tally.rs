@@ -68,6 +68,33 @@ impl Tally {
         if finished == 0 { 0.0 } else { self.failed() as f64 / finished as f64 }
     }
 
+    /// What was counted since an earlier state of the same tally.
+    pub fn since(&self, earlier: &Tally) -> Tally {
+        let since = |now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>| {
+            let more = now.iter().map(|(name, count)| (name, count - before.get(name).unwrap_or(&0)));
+            more.filter(|(_, count)| *count > 0).map(|(name, count)| (name.clone(), count)).collect()
+        };
+        Tally {
+            offered: self.offered - earlier.offered,
+            acked: self.acked - earlier.acked,
+            refused_as_meant: self.refused_as_meant - earlier.refused_as_meant,
+            sent: self.sent - earlier.sent,
+            filtered: self.filtered - earlier.filtered,
+            duplicate: self.duplicate - earlier.duplicate,
+            resent: self.resent - earlier.resent,
+            bytes: self.bytes - earlier.bytes,
+            sends: self.sends - earlier.sends,
+            connects: self.connects - earlier.connects,
+            late_ours: self.late_ours - earlier.late_ours,
+            late_blocked: self.late_blocked - earlier.late_blocked,
+            given_up: self.given_up - earlier.given_up,
+            nacks: self.nacks - earlier.nacks,
+            goaways: self.goaways - earlier.goaways,
+            failures: since(&self.failures, &earlier.failures),
+            faults: since(&self.faults, &earlier.faults),
+        }
+    }
+
     /// Adds what another worker counted.
     pub fn add(&mut self, other: &Tally) {
         self.offered += other.offered;

@@ -74,6 +74,8 @@ pub struct Interval {
     pub tally: Tally,
     /// Latencies of this interval; to be reset and given back.
     pub latency: Latency,
+    /// When it ended, from the first line's turn.
+    pub end_ns: u64,
 }
 
 /// What a worker leaves.
@@ -566,7 +568,8 @@ impl Worker {
         // Without a spare the reader is behind; this second then counts with the next.
         if let Ok(spare) = orders.spares.try_recv() {
             let latency = std::mem::replace(&mut self.kit.latency, spare);
-            let interval = Interval { tally: self.kit.tally.clone(), latency };
+            let end_ns = self.clock.now_ns().saturating_sub(self.start_ns);
+            let interval = Interval { tally: self.kit.tally.clone(), latency, end_ns };
             // Nobody listens any more only where the run is being given up.
             let _ = outlet.send((self.task.worker, Word::Interval(Box::new(interval))));
         }
