@@ -8,6 +8,7 @@ mod flame;
 mod health;
 mod heap;
 mod http;
+mod io_wq;
 mod metrics;
 mod profile;
 mod status;

@@ -78,7 +78,7 @@ impl fmt::Display for Books<'_> {
                 f,
                 "shard {}: {entry}; {}{}; {}",
                 summary.reading.shard,
-                summary.setup,
+                summary.reading.setup,
                 Pressure(summary),
                 summary.counters
             )?;

@@ -6,6 +6,7 @@
 
 use crate::worker::{Letterbox, Message};
 use ringest_ingest::{BreakerState, Shard, ShardId, StorageHealth, Tally};
+use std::borrow::Cow;
 use std::sync::mpsc;
 use std::time::Instant;
 
@@ -24,12 +25,19 @@ pub struct Reading {
     pub breaker: BreakerState,
     /// How storage does.
     pub storage: StorageHealth,
+    /// The kernel interface as it was set up.
+    pub setup: Cow<'static, str>,
     /// What the kernel interface counted, by name.
     pub counters: Vec<(&'static str, u64)>,
 }
 
 impl Reading {
-    pub(crate) fn of(id: ShardId, shard: &Shard, counters: &[(&'static str, u64)]) -> Reading {
+    pub(crate) fn of(
+        id: ShardId,
+        shard: &Shard,
+        setup: impl Into<Cow<'static, str>>,
+        counters: &[(&'static str, u64)],
+    ) -> Reading {
         Reading {
             shard: id.0,
             tally: shard.tally().clone(),
@@ -37,6 +45,7 @@ impl Reading {
             sessions: shard.sessions(),
             breaker: shard.breaker(),
             storage: shard.storage(),
+            setup: setup.into(),
             counters: counters.to_vec(),
         }
     }

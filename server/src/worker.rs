@@ -59,8 +59,6 @@ pub struct Summary {
     pub reading: Reading,
     /// It took datagrams.
     pub takes_datagrams: bool,
-    /// The kernel interface as it was set up.
-    pub setup: String,
     /// What the kernel interface counted.
     pub counters: String,
     /// Everything was settled, made durable and closed.

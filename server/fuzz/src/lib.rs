@@ -85,10 +85,7 @@ impl House {
         };
         (limits.batches, limits.writes_max) = (4, 1);
         limits.segment_len = 4 << 20;
-        let config = ShardConfig {
-            tls,
-            ..ShardConfig::alone(limits)
-        };
+        let config = ShardConfig { tls, ..ShardConfig::alone(limits) };
         let shard = Shard::new(config, now).expect("the bounds fit together");
         House { shard, now, end: End::default() }
     }

@@ -3,6 +3,7 @@
 //! Every number comes from one survey, so within a scrape the books of each shard close exactly:
 //! received = stored + filtered + duplicate + rejected + in flight.
 
+use super::io_wq::IoWq;
 use super::{Desk, Found, Survey};
 use crate::reading::Reading;
 use prometheus_client::collector::Collector;
@@ -96,6 +97,16 @@ impl Collector for OfServer {
             let family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
             ConstGauge::new(value).encode(family)?;
         }
+        let Some(IoWq { workers, sleeps, cpu }) = IoWq::look() else { return Ok(()) };
+        let gauges = [
+            ("io_wq_workers", "The kernel's own threads that work for rings now.", None, workers as f64),
+            ("io_wq_sleeps", "How often these slept: about once per operation.", None, sleeps as f64),
+            ("io_wq_cpu", "Processor time of these.", Some(Unit::Seconds), cpu.as_secs_f64()),
+        ];
+        for (name, help, unit, value) in gauges {
+            let family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+            ConstGauge::new(value).encode(family)?;
+        }
         Ok(())
     }
 }
@@ -162,6 +173,7 @@ impl Collector for OfShards {
                 vec![(bound("all"), reading.tally.refused_full), (bound("address"), reading.tally.refused_address)]
             },
         )?;
+        self.encode_setup(encoder)?;
         self.encode_counter(encoder, "driver_events", "What the kernel interface counted.", None, |reading| {
             reading.counters.iter().map(|&(name, count)| (vec![("event", name)], count)).collect()
         })?;
@@ -203,6 +215,16 @@ impl OfShards {
         for (shard, reading) in &self.shards {
             let labels = [("shard", shard.to_string())];
             ConstGauge::new(i64::from(reading.is_some())).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn encode_setup(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "The kernel interface as it was set up.";
+        let mut family = encoder.encode_descriptor("driver", help, None, MetricType::Info)?;
+        for reading in self.readings() {
+            let shard = [("shard", reading.shard.to_string())];
+            family.encode_family(&shard)?.encode_info(&[("setup", reading.setup.as_ref())])?;
         }
         Ok(())
     }

@@ -48,6 +48,7 @@ fn of_shard((shard, reading): &Found, now: Instant) -> Value {
         "refuses": storage.refuses.map(Code::as_str),
         "last_sync_age_seconds": age(storage.synced_at),
         "oldest_unsafe_age_seconds": age(storage.unsafe_since),
+        "setup": reading.setup,
         "driver": reading.counters.iter().map(|&(name, count)| (name.to_owned(), count.into())).collect::<Map<_, Value>>(),
         "stages": Map::from_iter(stages),
     })

@@ -476,14 +476,13 @@ impl Epoll {
     }
 
     fn reading(&self) -> Reading {
-        Reading::of(self.id, &self.shard, &self.counters.named())
+        Reading::of(self.id, &self.shard, SETUP, &self.counters.named())
     }
 
     fn summary(&self) -> Summary {
         Summary {
             reading: self.reading(),
             takes_datagrams: self.takes_datagrams,
-            setup: "level-triggered, files on a writer thread".into(),
             counters: self.counters.to_string(),
             drained: self.shard.is_drained(),
         }
@@ -561,6 +560,8 @@ pub(super) fn memory(buffer_len: usize) -> DriverMemory {
     DriverMemory { buffers: buffer_len.max(READ_LEN_MIN), held_per_connection: 0, held: 0 }
 }
 
+/// What it is, in a line of the books.
+const SETUP: &str = "level-triggered, files on a writer thread";
 /// Tokens that are no session's: generations do not get there.
 const LISTENER: u64 = u64::MAX;
 const BELL: u64 = u64::MAX - 1;

@@ -774,14 +774,13 @@ impl Hub {
     }
 
     fn reading(&self) -> Reading {
-        Reading::of(self.id, &self.shard, &self.counters.named())
+        Reading::of(self.id, &self.shard, SETUP, &self.counters.named())
     }
 
     fn summary(&self) -> Summary {
         Summary {
             reading: self.reading(),
             takes_datagrams: self.takes_datagrams,
-            setup: "tasks on its executor, one-shot polls, large blocks copied".into(),
             counters: self.counters.to_string(),
             drained: self.shard.is_drained(),
         }
@@ -832,6 +831,8 @@ pub(super) fn memory(buffer_len: usize, limits: &Limits) -> DriverMemory {
     DriverMemory { buffers: buffer_len.max(READ_LEN_MIN) + IO_MEMORY + copies, held_per_connection: 0, held: 0 }
 }
 
+/// What it is, in a line of the books.
+const SETUP: &str = "tasks on its executor, one-shot polls, large blocks copied";
 /// The smallest read, as on epoll.
 const READ_LEN_MIN: usize = 256 << 10;
 /// Memory that each runtime registers with its rings: its own default.

@@ -758,14 +758,13 @@ impl Uring {
     }
 
     fn reading(&self) -> Reading {
-        Reading::of(self.id, &self.shard, &self.ring.stats().named())
+        Reading::of(self.id, &self.shard, self.ring.setup().to_string(), &self.ring.stats().named())
     }
 
     fn summary(&self) -> Summary {
         Summary {
             reading: self.reading(),
             takes_datagrams: self.takes_datagrams,
-            setup: self.ring.setup().to_string(),
             counters: self.ring.stats().to_string(),
             drained: self.shard.is_drained(),
         }

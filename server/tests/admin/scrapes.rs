@@ -1,8 +1,8 @@
 //! The books, as a scraper sees them while lines come in.
 
 use crate::open_metrics::{self, Metrics};
-use crate::support::on_each_backend;
 use crate::support::process::Setup;
+use crate::support::{Backend, on_each_backend};
 use crate::web::fetch;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -52,7 +52,7 @@ on_each_backend!(the_books_close_exactly_at_every_scrape_under_load, |setup: Set
 });
 
 on_each_backend!(metrics_say_what_they_are_counted_in_and_what_runs, |setup: Setup| {
-    let backend = setup.on.as_str();
+    let (on, backend) = (setup.on, setup.on.as_str());
     let server = setup.shards(2).flag("--udp", "true").flag("--udp-port", "0").admin().start();
     let metrics = scrape(server.admin_addr());
     let version = env!("CARGO_PKG_VERSION");
@@ -65,9 +65,45 @@ on_each_backend!(metrics_say_what_they_are_counted_in_and_what_runs, |setup: Set
         assert_eq!(metrics.value("ringest_udp_kernel_drops_total", &[("shard", shard)]), 0.0);
     }
     assert!(metrics.sum("ringest_driver_events_total", ("shard", "0")) > 0.0, "the kernel interface counts");
+    let expected = match on {
+        Backend::Uring => None, // What the kernel takes.
+        Backend::Epoll => Some("level-triggered, files on a writer thread"),
+        #[cfg(feature = "glommio")]
+        Backend::Glommio => Some("tasks on its executor, one-shot polls, large blocks copied"),
+    };
+    for shard in ["0", "1"] {
+        match expected {
+            Some(setup) => assert_eq!(metrics.value("ringest_driver_info", &[("setup", setup), ("shard", shard)]), 1.0),
+            None => assert_eq!(metrics.sum("ringest_driver_info", ("shard", shard)), 1.0),
+        }
+    }
     let started = metrics.value("ringest_start_time_seconds", &[]);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     assert!((0.0..60.0).contains(&(now - started)), "{started}");
+    server.stop();
+});
+
+on_each_backend!(what_the_kernel_does_on_threads_of_its_own_is_counted, |setup: Setup| {
+    let on = setup.on;
+    let server = setup.shards(1).admin().start();
+    let mut client = TcpStream::connect(server.addr()).unwrap();
+    for _ in 0..20 {
+        client.write_all(b"{\"level\":\"info\",\"message\":\"a\"}\n").unwrap();
+        client.read_exact(&mut [0; 3]).unwrap();
+    }
+    let metrics = scrape(server.admin_addr());
+    let [workers, sleeps, cpu] = ["ringest_io_wq_workers", "ringest_io_wq_sleeps", "ringest_io_wq_cpu_seconds"]
+        .map(|name| metrics.value(name, &[]));
+    match on {
+        Backend::Epoll => assert_eq!((workers, sleeps, cpu), (0.0, 0.0, 0.0)),
+        // Rings leave syncs to the kernel, which always does them there; only our own counts them.
+        _ => assert!(workers >= 1.0 && sleeps >= 5.0 && cpu > 0.0, "{workers} {sleeps} {cpu}"),
+    }
+    if on == Backend::Uring {
+        let punted = metrics.value("ringest_driver_events_total", &[("event", "punted_syncs"), ("shard", "0")]);
+        let synced = metrics.value("ringest_syncs_total", &[("shard", "0")]);
+        assert!(punted >= synced && synced > 0.0, "{punted} of {synced}");
+    }
     server.stop();
 });
 
