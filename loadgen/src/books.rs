@@ -88,11 +88,6 @@ impl Books {
     pub fn assign(&mut self, count: u64, slot: u64, desk: &mut Desk<'_>) {
         self.flight.assign(count, slot, desk.now_ns);
         desk.tally.offered += count;
-        if let Some(schedule) = desk.schedule {
-            for slot in slot..slot + count {
-                desk.latency.slip.record(desk.now_ns.saturating_sub(schedule.at(slot)), 1);
-            }
-        }
     }
 
     /// The socket took `lines` whole lines and `offset` bytes of another.

@@ -4,14 +4,14 @@
 //! of a connection has the same number of lines, but for its last.
 
 use crate::corpus::{Corpus, Sender, Stamp};
+use crate::gauge::Gauge;
+use crate::interval::{self, Interval, Phase};
 use crate::latency::Latency;
 use crate::ledger::{Entry, Mode};
 use crate::ranges::Ranges;
 use crate::schedule::Schedule;
 use crate::tally::Tally;
-use crate::worker::{
-    Clock, INTERVAL_NS, Interval, LATE_NS, Orders, Outcome, SPIN_NS, Task, WAIT_MAX_NS, Word, queued_ns,
-};
+use crate::worker::{Clock, Orders, Outcome, SPIN_NS, Task, WAIT_MAX_NS, Word};
 use ringest_sys::clock;
 use std::hint;
 use std::io::{self, ErrorKind};
@@ -38,6 +38,8 @@ pub struct Worker {
     complaints: Vec<String>,
     /// The place of the next line in the schedule.
     next_slot: u64,
+    start_ns: u64,
+    gauge: Gauge,
 }
 
 /// One sender, with line numbers of its own.
@@ -67,12 +69,14 @@ impl Worker {
             per_datagram: fitting.min(task.batch).min(corpus.lines() as u64),
             task,
             corpus,
+            gauge: Gauge::start(clock.now_ns()),
             clock,
             sockets,
             latency: Latency::new(),
             tally,
             complaints: Vec::new(),
             next_slot: 0,
+            start_ns: 0,
         })
     }
 
@@ -92,15 +96,21 @@ impl Worker {
             end_ns += self.task.drain_ns;
         }
         thread::sleep(Duration::from_nanos(start_ns.saturating_sub(self.clock.now_ns())));
-        let (cpu_before, queued_before) = (clock::thread_cpu(), queued_ns());
+        let cpu_before = clock::thread_cpu();
+        self.start_ns = start_ns;
+        self.gauge = Gauge::start(start_ns);
 
-        let mut next_interval_ns = start_ns + INTERVAL_NS;
+        let mut next_interval_ns = start_ns + interval::LEN_NS;
         let mut stopped = false;
         while !stopped && self.lines_left() > 0 {
             let now_ns = self.clock.now_ns();
+            self.gauge.begin_turn(now_ns);
             if now_ns >= next_interval_ns {
-                next_interval_ns += INTERVAL_NS;
-                self.publish(now_ns - start_ns, orders, outlet);
+                next_interval_ns = interval::next(next_interval_ns, now_ns);
+                if let Ok(spare) = orders.spares.try_recv() {
+                    // Without one the reader is behind; this second then counts with the next.
+                    self.publish(spare, outlet);
+                }
             }
             stopped = orders.stop.load(Ordering::Relaxed);
             if now_ns >= end_ns {
@@ -108,7 +118,7 @@ impl Worker {
             }
             let lines = self.per_datagram.min(self.lines_left());
             match schedule.map(|schedule| schedule.at(self.next_slot + lines - 1)) {
-                Some(due_ns) if due_ns > now_ns => wait(due_ns - now_ns),
+                Some(due_ns) if due_ns > now_ns => self.wait(due_ns - now_ns),
                 _ => self.send(lines, schedule.as_ref(), now_ns),
             }
         }
@@ -119,8 +129,8 @@ impl Worker {
         }
         let span_ns = self.clock.now_ns().saturating_sub(start_ns);
         let cpu_ns = clock::thread_cpu().saturating_sub(cpu_before).as_nanos() as u64;
-        let queued_ns = queued_ns().saturating_sub(queued_before);
-        let Worker { task, sockets, per_datagram, latency, tally, complaints, .. } = self;
+        self.publish(Latency::new(), outlet);
+        let Worker { task, sockets, per_datagram, tally, complaints, .. } = self;
         let entry = |(conn, socket): (u32, &Socket)| Entry {
             mode: Mode::Plain,
             worker: task.worker,
@@ -136,7 +146,7 @@ impl Worker {
             duplicate: 0,
         };
         let entries = (0..).zip(&sockets).map(entry).collect();
-        Outcome { tally, latency, entries, complaints, level: None, cpu_ns, queued_ns, span_ns }
+        Outcome { tally, entries, complaints, level: None, cpu_ns, span_ns }
     }
 
     /// One datagram, from the next sender in turn.
@@ -163,11 +173,12 @@ impl Worker {
             }
         }
         if let Some(schedule) = schedule {
+            // A datagram is due with the last of its lines; that the others wait for it is meant.
+            let due_ns = schedule.at(self.next_slot + lines - 1);
             for slot in self.next_slot..self.next_slot + lines {
                 self.latency.slip.record(now_ns.saturating_sub(schedule.at(slot)), 1);
+                self.gauge.sent(due_ns, now_ns, |_| false);
             }
-            let is_late = now_ns > schedule.at(self.next_slot + lines - 1) + LATE_NS;
-            self.tally.late_ours += if is_late { lines } else { 0 };
         }
         self.next_slot += lines;
     }
@@ -176,14 +187,30 @@ impl Worker {
         self.task.lines.map_or(u64::MAX, |lines| lines.saturating_sub(self.next_slot))
     }
 
-    fn publish(&mut self, end_ns: u64, orders: &Orders, outlet: &Outlet<(u16, Word)>) {
-        // Without a spare the reader is behind; this second then counts with the next.
-        if let Ok(spare) = orders.spares.try_recv() {
-            let latency = std::mem::replace(&mut self.latency, spare);
-            let interval = Interval { tally: self.tally.clone(), latency, end_ns };
-            // Nobody listens any more only where the run is being given up.
-            let _ = outlet.send((self.task.worker, Word::Interval(Box::new(interval))));
+    fn publish(&mut self, spare: Latency, outlet: &Outlet<(u16, Word)>) {
+        let now_ns = self.clock.now_ns();
+        let interval = Interval {
+            phase: Phase::Measured,
+            from_ns: self.gauge.from_ns().saturating_sub(self.start_ns),
+            to_ns: now_ns.saturating_sub(self.start_ns),
+            tally: self.tally.clone(),
+            latency: std::mem::replace(&mut self.latency, spare),
+            signs: self.gauge.take(now_ns),
+        };
+        // Nobody listens any more only where the run is being given up.
+        let _ = outlet.send((self.task.worker, Word::Interval(Box::new(interval))));
+    }
+
+    /// Sleeps most of it and spins the rest: a sleeping thread wakes late by about that much.
+    fn wait(&mut self, ns: u64) {
+        if ns > SPIN_NS {
+            let sleep_ns = (ns - SPIN_NS).min(WAIT_MAX_NS);
+            thread::sleep(Duration::from_nanos(sleep_ns));
+            self.gauge.waited(sleep_ns, self.clock.now_ns(), true);
+        } else {
+            hint::spin_loop();
         }
+        self.gauge.idle();
     }
 }
 
@@ -194,13 +221,4 @@ fn open(peer: SocketAddr) -> io::Result<UdpSocket> {
     }?;
     socket.connect(peer)?;
     Ok(socket)
-}
-
-/// Sleeps most of it and spins the rest: a sleeping thread wakes late by about that much.
-fn wait(ns: u64) {
-    if ns > SPIN_NS {
-        thread::sleep(Duration::from_nanos((ns - SPIN_NS).min(WAIT_MAX_NS)));
-    } else {
-        hint::spin_loop();
-    }
 }

@@ -3,6 +3,7 @@
 //! It is data alone: no figure here is computed from another figure, only from counts and histograms.
 
 use crate::latency::Figures;
+use crate::validity::Validity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -201,34 +202,6 @@ pub struct Client {
     pub busy: f64,
 }
 
-/// Whether a measurement means what it says.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Validity {
-    /// `ok`; `server_bound`: the server took no more, so its latencies are true and its rate was not reached;
-    /// `generator_bound`: the generator was too slow, so the latencies are partly its own; `host_noise`: something else
-    /// had the processor. The last two void a latency measurement.
-    pub verdict: String,
-    /// Lines sent late though a connection had room, out of those offered, 0 to 1.
-    pub late_ours: f64,
-    /// Lines sent late because no connection had room, out of those offered, 0 to 1.
-    pub late_blocked: f64,
-    /// Share of the time that workers could have run and had to wait for a processor, 0 to 1.
-    pub queued: f64,
-}
-
-impl Validity {
-    /// The verdict over what was counted. One line in a hundred may be late.
-    pub fn judge(late_ours: f64, late_blocked: f64, queued: f64, busy: f64) -> Validity {
-        let verdict = match () {
-            () if late_ours > LATE_SHARE_MAX && busy > BUSY_MIN && queued < QUEUED_MAX => "generator_bound",
-            () if late_ours > LATE_SHARE_MAX => "host_noise",
-            () if late_blocked > LATE_SHARE_MAX => "server_bound",
-            () => "ok",
-        };
-        Validity { verdict: verdict.into(), late_ours, late_blocked, queued }
-    }
-}
-
 /// A condition, and whether it was met.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gate {
@@ -307,9 +280,16 @@ impl fmt::Display for Test {
         let client = self.resources.client;
         let busy = client.busy * 100.0;
         write!(f, "  generator    {:>11.0} ns of processor per record, {busy:.0} % busy", client.cpu_ns_per_record)?;
-        let Validity { verdict, late_ours, late_blocked, .. } = &self.validity;
-        let (ours, blocked) = (late_ours * 100.0, late_blocked * 100.0);
-        write!(f, "\n  validity     {verdict}: {ours:.2} % late by our fault, {blocked:.2} % by the server's")?;
+        let Validity { verdict, server_bound, generator_bound, host_noise, .. } = &self.validity;
+        let late = [server_bound, generator_bound, host_noise].map(|share| share * 100.0);
+        let [server, generator, host] = late;
+        write!(
+            f,
+            "\n  validity     {verdict}: late by the server {server:.2} %, the generator {generator:.2} %, the host {host:.2} %"
+        )?;
+        for reason in &self.validity.reasons {
+            write!(f, "\n               {reason}")?;
+        }
         for gate in &self.gates {
             let word = if gate.pass { "pass" } else { "FAIL" };
             write!(f, "\n  gate         {word} {}: {:.6} of at most {:.6}", gate.expr, gate.actual, gate.limit)?;
@@ -349,26 +329,10 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
-const LATE_SHARE_MAX: f64 = 0.01;
-/// A worker below this was not short of processor time: it was late because it was not woken, or not run.
-const BUSY_MIN: f64 = 0.85;
-const QUEUED_MAX: f64 = 0.02;
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
-
-    #[test]
-    fn lateness_is_blamed_on_who_caused_it() {
-        let verdict =
-            |late_ours, late_blocked, queued, busy| Validity::judge(late_ours, late_blocked, queued, busy).verdict;
-        assert_eq!(verdict(0.005, 0.005, 0.5, 0.99), "ok");
-        assert_eq!(verdict(0.0, 0.5, 0.0, 0.3), "server_bound");
-        assert_eq!(verdict(0.2, 0.5, 0.0, 0.99), "generator_bound");
-        assert_eq!(verdict(0.2, 0.5, 0.3, 0.99), "host_noise");
-        assert_eq!(verdict(0.2, 0.0, 0.0, 0.10), "host_noise");
-    }
 
     #[test]
     fn a_time_is_spelled_as_date_does() {

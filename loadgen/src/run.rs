@@ -4,14 +4,17 @@ use crate::config::Config;
 use crate::connection::explain;
 use crate::corpus::Corpus;
 use crate::datagrams;
+use crate::host::Host;
+use crate::interval::Interval;
 use crate::latency::Latency;
 use crate::ledger::{Ledger, Mode};
 use crate::packer::Compression;
 use crate::report::{Client, Gate, Rate, Report, Resources, Results, SCHEMA, System, Test, TestConfig, Tool};
-use crate::report::{Validity, Verification, utc};
+use crate::report::{Verification, utc};
 use crate::schedule::{Schedule, share};
 use crate::tally::Tally;
 use crate::timeline::{Second, Timeline};
+use crate::validity::Judge;
 use crate::worker::{Clock, Orders, Outcome, Task, Word, Worker};
 use ringest_sys::cpu;
 use ringest_sys::signal::{Signal, Signals};
@@ -75,14 +78,23 @@ struct Sum {
     complaints: Vec<String>,
     level: Option<String>,
     cpu_ns: u64,
-    queued_ns: u64,
     span_ns: u64,
+    judge: Judge,
 }
 
 impl Sum {
+    fn new(config: &Config) -> Sum {
+        let processors = cpu::allowed().map_or(1, |list| list.len());
+        Sum { judge: Judge::new(config.workers as usize, processors), ..Sum::default() }
+    }
+
+    fn note(&mut self, worker: u16, interval: &Interval) {
+        self.latency.add(&interval.latency);
+        self.judge.note(usize::from(worker), &interval.signs);
+    }
+
     fn add(&mut self, outcome: Outcome) {
         self.tally.add(&outcome.tally);
-        self.latency.add(&outcome.latency);
         self.entries.extend(outcome.entries);
         for complaint in outcome.complaints {
             if !self.complaints.contains(&complaint) {
@@ -91,7 +103,6 @@ impl Sum {
         }
         self.level = self.level.take().or(outcome.level);
         self.cpu_ns += outcome.cpu_ns;
-        self.queued_ns += outcome.queued_ns;
         self.span_ns = self.span_ns.max(outcome.span_ns);
     }
 }
@@ -142,7 +153,8 @@ impl Crew {
 
     /// Gathers what the workers measure until the last is done.
     fn watch(self, config: &Config, signals: &Signals, see: &mut dyn FnMut(&Second)) -> (Sum, Option<Signal>) {
-        let mut sum = Sum::default();
+        let mut sum = Sum::new(config);
+        let mut host = Host::new(config.cpus.as_ref());
         let mut timeline = Timeline::new(config.workers);
         let mut signal = None;
         let mut working = config.workers;
@@ -155,8 +167,9 @@ impl Crew {
                 self.stop.store(true, Ordering::Relaxed);
             }
             match self.words.recv_timeout(LOOK_EVERY) {
-                Ok((worker, Word::Interval(interval))) => {
-                    sum.latency.add(&interval.latency);
+                Ok((worker, Word::Interval(mut interval))) => {
+                    interval.signs.stolen_ns = host.stolen_ns(usize::from(worker), interval.signs.span_ns);
+                    sum.note(worker, &interval);
                     timeline.note(worker, &interval);
                     let mut spare = interval.latency;
                     spare.reset();
@@ -164,7 +177,7 @@ impl Crew {
                     let _ = self.spares[usize::from(worker)].send(spare);
                 }
                 Ok((worker, Word::Done(outcome))) => {
-                    timeline.note_end(worker, &outcome);
+                    timeline.note_end(worker);
                     sum.add(*outcome);
                     working -= 1;
                 }
@@ -310,7 +323,7 @@ fn test(config: &Config, sum: &Sum, signal: Option<Signal>) -> Test {
         },
         results: results(config, sum),
         resources: Resources { client: client(config, sum) },
-        validity: validity(config, sum),
+        validity: sum.judge.judge(sum.latency.response.at(0.99)),
         gates,
         verdict: verdict.into(),
     }
@@ -358,13 +371,6 @@ fn client(config: &Config, sum: &Sum) -> Client {
         cpu_s: sum.cpu_ns as f64 / 1e9,
         busy: ratio(sum.cpu_ns, sum.span_ns * config.workers).min(1.0),
     }
-}
-
-fn validity(config: &Config, sum: &Sum) -> Validity {
-    let Client { busy, .. } = client(config, sum);
-    let queued = ratio(sum.queued_ns, sum.span_ns * config.workers).min(1.0);
-    let late = |lines| ratio(lines, sum.tally.offered);
-    Validity::judge(late(sum.tally.late_ours), late(sum.tally.late_blocked), queued, busy)
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {

@@ -25,10 +25,6 @@ pub struct Tally {
     pub sends: u64,
     /// Connections opened, the first ones included.
     pub connects: u64,
-    /// Open loop: lines sent late though a connection had room when their time came.
-    pub late_ours: u64,
-    /// Open loop: lines sent late because no connection had room.
-    pub late_blocked: u64,
     /// Connections that were given up: no other in their place would have got further.
     pub given_up: u64,
     /// `$nack` answers.
@@ -85,8 +81,6 @@ impl Tally {
             bytes: self.bytes - earlier.bytes,
             sends: self.sends - earlier.sends,
             connects: self.connects - earlier.connects,
-            late_ours: self.late_ours - earlier.late_ours,
-            late_blocked: self.late_blocked - earlier.late_blocked,
             given_up: self.given_up - earlier.given_up,
             nacks: self.nacks - earlier.nacks,
             goaways: self.goaways - earlier.goaways,
@@ -107,8 +101,6 @@ impl Tally {
         self.bytes += other.bytes;
         self.sends += other.sends;
         self.connects += other.connects;
-        self.late_ours += other.late_ours;
-        self.late_blocked += other.late_blocked;
         self.given_up += other.given_up;
         self.nacks += other.nacks;
         self.goaways += other.goaways;

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `schema`, `run_id` | [`SCHEMA`], and the run as it is written in each line |
 //! | `second` | the second of the run that the row began in, from 0; strictly rising but where a phase ends within one |
-//! | `phase` | `measured` |
+//! | `phase` | `warmup`, `measured` or `drain`: what it began with |
 //! | `start_s`, `length_s` | when it began, in seconds from the first line's turn, and how long it was; a row begins where the one before ended |
 //! | `target_per_s` | the rate that was asked for; null in a closed loop |
 //! | `offered`, `acked`, `refused_as_meant`, `sent`, `failed` | lines whose turn came, that the server said it took, bad ones it refused, datagrams' lines, failed ones |
@@ -25,10 +25,11 @@
 //! A bucket is an eighth of an octave: it ends where [`bucket_end`] says, at `from + 2^(floor(log2 from) - 3)`, and below
 //! 8 ns it is one nanosecond wide.
 
+use crate::interval::{Interval, Phase};
 use crate::latency::{Figures, Latency};
 use crate::report::span;
 use crate::tally::Tally;
-use crate::worker::{Interval, Outcome};
+use crate::validity::Signs;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -69,6 +70,10 @@ pub struct Second {
     pub tally: Tally,
     /// Latencies of what ended in this second.
     pub latency: Latency,
+    /// Whether the schedule was kept.
+    pub signs: Signs,
+    /// The part of the run that it began in.
+    pub phase: Phase,
 }
 
 impl Timeline {
@@ -79,12 +84,27 @@ impl Timeline {
 
     /// Takes what a worker tells while it works.
     pub fn note(&mut self, worker: u16, interval: &Interval) {
-        self.add(worker, &interval.tally, &interval.latency, interval.end_ns);
+        let Interval { tally, latency, to_ns: end_ns, .. } = interval;
+        let told = &mut self.told[usize::from(worker)];
+        let counts = tally.since(&told.tally);
+        let start_ns = told.end_ns;
+        told.tally.clone_from(tally);
+        told.end_ns = (*end_ns).max(start_ns);
+        if counts == Tally::default() && latency.is_empty() && told.end_ns == start_ns {
+            return;
+        }
+        // By its beginning, because a worker is a little late with its word, and never early.
+        let number = (start_ns / SECOND_NS).max(self.next);
+        let begun = || Second { number, phase: interval.phase, ..Second::default() };
+        let second = self.open.entry(number).or_insert_with(begun);
+        second.tally.add(&counts);
+        second.latency.add(latency);
+        second.signs.add(&interval.signs);
+        second.end_ns = second.end_ns.max(told.end_ns);
     }
 
-    /// Takes what a worker leaves.
-    pub fn note_end(&mut self, worker: u16, outcome: &Outcome) {
-        self.add(worker, &outcome.tally, &outcome.latency, outcome.span_ns);
+    /// A worker has told all.
+    pub fn note_end(&mut self, worker: u16) {
         self.told[usize::from(worker)].is_over = true;
     }
 
@@ -102,23 +122,6 @@ impl Timeline {
     pub fn take_rest(&mut self) -> Option<Second> {
         let first = *self.open.first_key_value()?.0;
         Some(self.close(first))
-    }
-
-    fn add(&mut self, worker: u16, tally: &Tally, latency: &Latency, end_ns: u64) {
-        let told = &mut self.told[usize::from(worker)];
-        let counts = tally.since(&told.tally);
-        let start_ns = told.end_ns;
-        told.tally.clone_from(tally);
-        told.end_ns = end_ns.max(start_ns);
-        if counts == Tally::default() && latency.is_empty() && told.end_ns == start_ns {
-            return;
-        }
-        // By its beginning, because a worker is a little late with its word, and never early.
-        let number = (start_ns / SECOND_NS).max(self.next);
-        let second = self.open.entry(number).or_insert_with(|| Second { number, ..Second::default() });
-        second.tally.add(&counts);
-        second.latency.add(latency);
-        second.end_ns = second.end_ns.max(told.end_ns);
     }
 
     fn close(&mut self, number: u64) -> Second {
@@ -160,12 +163,12 @@ impl Second {
 
     /// The row of the series, for a run that is to reach that rate.
     pub fn row(&self, run_id: &str, target_per_s: Option<f64>) -> Row {
-        let Second { number, start_ns, tally, latency, .. } = self;
+        let Second { number, start_ns, tally, latency, signs, phase, .. } = self;
         Row {
             schema: SCHEMA.into(),
             run_id: run_id.into(),
             second: *number,
-            phase: "measured".into(),
+            phase: phase.as_str().into(),
             start_s: *start_ns as f64 / 1e9,
             length_s: self.length_s(),
             target_per_s,
@@ -182,8 +185,8 @@ impl Second {
             resent: tally.resent,
             nacks: tally.nacks,
             goaways: tally.goaways,
-            late_ours: tally.late_ours,
-            late_blocked: tally.late_blocked,
+            late_ours: signs.late_ours.count(),
+            late_blocked: signs.late_blocked.count(),
             response_us: latency.response.figures(),
             service_us: latency.service.figures(),
             slip_us: latency.slip.figures(),
@@ -202,7 +205,7 @@ pub struct Row {
     pub run_id: String,
     /// The second of the run, from 0.
     pub second: u64,
-    /// `measured`.
+    /// `warmup`, `measured` or `drain`: what it began with.
     pub phase: String,
     /// When it began, in seconds from the first line's turn.
     pub start_s: f64,
@@ -294,7 +297,8 @@ mod tests {
     fn interval(offered: u64, ns: u64, end_ns: u64) -> Interval {
         let mut latency = Latency::new();
         latency.response.record(ns, 1);
-        Interval { tally: Tally { offered, ..Tally::default() }, latency, end_ns }
+        let tally = Tally { offered, ..Tally::default() };
+        Interval { phase: Phase::Measured, from_ns: 0, to_ns: end_ns, tally, latency, signs: Signs::default() }
     }
 
     fn offered(seconds: &[Second]) -> Vec<(u64, u64)> {

@@ -1,17 +1,20 @@
 //! One worker: a thread on a core of its own, with its connections, schedule and histograms.
 //!
 //! Nothing is shared while lines are sent but a flag that says stop; once a second the worker hands its histograms to
-//! whoever shows progress and goes on with empty ones. A turn: wait, hear, send what is due.
+//! whoever gathers them and goes on with empty ones. A turn: wait, hear, send what is due.
 
 use crate::books::{Desk, Fault};
 use crate::connection::{Connection, SessionTerms, explain};
 use crate::corpus::{Corpus, Sender};
+use crate::gauge::Gauge;
+use crate::interval::{self, Interval, Phase};
 use crate::latency::Latency;
 use crate::ledger::{Entry, Mode};
 use crate::packer::{Compression, Packer};
 use crate::schedule::Schedule;
 use crate::stream::TlsTerms;
 use crate::tally::Tally;
+use crate::validity::LATE_NS;
 use ringest_sys::clock;
 use ringest_sys::poller::{Poller, Readiness};
 use std::collections::BTreeSet;
@@ -61,21 +64,10 @@ pub enum Word {
     Ready,
     /// It cannot work, and why.
     Failed(String),
-    /// What one second measured. The counts are those since the start.
+    /// What about one second measured. The last one comes before [`Word::Done`].
     Interval(Box<Interval>),
     /// It has finished.
     Done(Box<Outcome>),
-}
-
-/// What one second measured.
-#[derive(Debug)]
-pub struct Interval {
-    /// Counts since the start.
-    pub tally: Tally,
-    /// Latencies of this interval; to be reset and given back.
-    pub latency: Latency,
-    /// When it ended, from the first line's turn.
-    pub end_ns: u64,
 }
 
 /// What a worker leaves.
@@ -83,8 +75,6 @@ pub struct Interval {
 pub struct Outcome {
     /// Counts of the whole run.
     pub tally: Tally,
-    /// Latencies that no interval has had.
-    pub latency: Latency,
     /// What each connection leaves to be proved.
     pub entries: Vec<Entry>,
     /// Sentences for a person.
@@ -93,8 +83,6 @@ pub struct Outcome {
     pub level: Option<String>,
     /// Processor time of the worker's thread while it sent.
     pub cpu_ns: u64,
-    /// Time it could have run and had to wait for a processor.
-    pub queued_ns: u64,
     /// From the first line's turn to the last answer.
     pub span_ns: u64,
 }
@@ -141,8 +129,26 @@ pub struct Worker {
     over: usize,
     entries: Vec<Entry>,
     last_settled_ns: u64,
-    /// Open loop: since when lines are due that no connection has room for.
-    full_since_ns: Option<u64>,
+    stall: Option<Stall>,
+    phase: Phase,
+    gauge: Gauge,
+}
+
+/// Open loop: lines are due that no connection had room for. It lasts until the last of them is sent.
+#[derive(Clone, Copy, Debug)]
+struct Stall {
+    since_ns: u64,
+    /// Since when there is room again; `None` while there is not.
+    until_ns: Option<u64>,
+}
+
+impl Stall {
+    /// Whether a line that was due at `intended_ns` is late because of it. Those that came due after it wait behind those
+    /// that came due in it; but who takes longer to catch up than the stall took is slow himself.
+    fn delays(&self, intended_ns: u64) -> bool {
+        let upto_ns = self.until_ns.map_or(u64::MAX, |until_ns| 2 * until_ns - self.since_ns);
+        (self.since_ns.saturating_sub(LATE_NS)..upto_ns).contains(&intended_ns)
+    }
 }
 
 /// What connections work with; lent to one at a time.
@@ -211,7 +217,9 @@ impl Worker {
             over: 0,
             entries: Vec::new(),
             last_settled_ns: 0,
-            full_since_ns: None,
+            stall: None,
+            phase: Phase::Measured,
+            gauge: Gauge::start(clock.now_ns()),
             clock,
             task,
         };
@@ -241,18 +249,22 @@ impl Worker {
             end_ns += self.task.drain_ns;
         }
         thread::sleep(Duration::from_nanos(start_ns.saturating_sub(self.clock.now_ns())));
-        let (cpu_before, queued_before) = (clock::thread_cpu(), queued_ns());
+        let cpu_before = clock::thread_cpu();
+        self.gauge = Gauge::start(start_ns);
         self.sending = true;
         self.everyone_is_eager();
 
         let mut give_up_ns = u64::MAX;
-        let mut next_interval_ns = start_ns + INTERVAL_NS;
+        let mut next_interval_ns = start_ns + interval::LEN_NS;
         while self.over < self.connections.len() {
             let now_ns = self.clock.now_ns();
             let stopped = orders.stop.load(Ordering::Relaxed);
             let stalled = self.is_stalled(now_ns);
             if self.sending && (now_ns >= end_ns || self.is_all_assigned() || stopped || stalled) {
                 self.stop_sending(stopped, stalled);
+                self.publish(orders, outlet, Urgency::PhaseEnds);
+                self.phase = Phase::Drain;
+                next_interval_ns = now_ns + interval::LEN_NS;
                 // Whoever presses Ctrl-C does not want to wait for long.
                 let patience_ns = if stopped { DRAIN_STOPPED_NS } else { u64::MAX };
                 give_up_ns = now_ns + self.task.drain_ns.min(patience_ns);
@@ -266,8 +278,8 @@ impl Worker {
             }
             self.turn(next_interval_ns.min(if self.sending { end_ns } else { give_up_ns }));
             if now_ns >= next_interval_ns {
-                next_interval_ns += INTERVAL_NS;
-                self.publish(orders, outlet);
+                next_interval_ns = interval::next(next_interval_ns, now_ns);
+                self.publish(orders, outlet, Urgency::Usual);
             }
         }
         if self.sending {
@@ -275,7 +287,9 @@ impl Worker {
             self.stop_sending(false, true);
         }
         let cpu = clock::thread_cpu().saturating_sub(cpu_before);
-        self.finish(cpu, queued_ns().saturating_sub(queued_before))
+        (0..self.connections.len()).for_each(|at| self.retire(at));
+        self.publish(orders, outlet, Urgency::PhaseEnds);
+        self.finish(cpu)
     }
 
     /// No more lines are assigned. What was owed and never sent has failed, unless somebody asked to stop. A closed
@@ -299,7 +313,9 @@ impl Worker {
 
     /// One turn: wait no longer than until `until_ns`, hear, send what is due.
     fn turn(&mut self, until_ns: u64) {
-        let timeout = self.wait_for(until_ns);
+        let begin_ns = self.clock.now_ns();
+        self.gauge.begin_turn(begin_ns);
+        let timeout = self.wait_for(until_ns, begin_ns);
         if let Err(error) = self.poller.wait(Some(timeout), &mut self.ready) {
             self.kit.desk(0).complain(format!("waiting for sockets failed: {error}"));
             self.kit.tally.fault("poll_failed");
@@ -307,6 +323,9 @@ impl Worker {
             self.over = self.connections.len();
             return;
         }
+        let nothing = self.ready.is_empty();
+        self.gauge.waited(timeout.as_nanos() as u64, self.clock.now_ns(), nothing);
+        let (eager, slot) = (self.eager.len(), self.next_slot);
         let mut ready = std::mem::take(&mut self.ready);
         for event in ready.drain(..) {
             self.handle_ready(event);
@@ -317,20 +336,23 @@ impl Worker {
             Some(schedule) if self.sending => self.send_due(&schedule),
             _ => {}
         }
+        if nothing && eager == 0 && self.eager.is_empty() && slot == self.next_slot {
+            self.gauge.idle();
+        }
         self.serve_eager();
     }
 
-    fn wait_for(&self, until_ns: u64) -> Duration {
+    fn wait_for(&self, until_ns: u64, now_ns: u64) -> Duration {
         if !self.eager.is_empty() {
             return Duration::ZERO;
         }
-        let now_ns = self.clock.now_ns();
         let mut at_ns = until_ns.min(now_ns + WAIT_MAX_NS);
         if let Some((timer_ns, _)) = self.timers.first() {
             at_ns = at_ns.min(*timer_ns);
         }
         // While no connection has room, an event says when one has; the schedule does not.
-        if let (true, false, Some(schedule)) = (self.sending, self.full_since_ns.is_some(), self.kit.schedule) {
+        let is_full = self.stall.is_some_and(|stall| stall.until_ns.is_none());
+        if let (true, false, Some(schedule)) = (self.sending, is_full, self.kit.schedule) {
             // A sleeping thread wakes late by about this much, so the rest is spun.
             at_ns = at_ns.min(schedule.at(self.next_slot).saturating_sub(SPIN_NS));
         }
@@ -407,7 +429,7 @@ impl Worker {
             let now_ns = self.clock.now_ns();
             let due = schedule.due(now_ns).saturating_sub(self.next_slot).min(self.lines_left());
             if due == 0 {
-                self.full_since_ns = None;
+                self.stall = None;
                 return;
             }
             let at = self.rotation;
@@ -418,29 +440,27 @@ impl Worker {
                 continue;
             }
             refused_in_a_row = 0;
+            if let Some(stall) = &mut self.stall {
+                stall.until_ns.get_or_insert(now_ns);
+            }
             let lines = due.div_ceil(count as u64).min(self.task.batch).min(room);
-            self.note_late(schedule, lines, now_ns);
+            self.note_slip(schedule, lines, now_ns);
             if let Err(fault) = self.send(at, lines) {
                 self.handle_fault(at, fault);
             }
         }
-        let now_ns = self.clock.now_ns();
-        self.full_since_ns.get_or_insert(now_ns);
+        // Room for a few lines of many that are late does not end a stall.
+        let since_ns = self.stall.map_or_else(|| self.clock.now_ns(), |stall| stall.since_ns);
+        self.stall = Some(Stall { since_ns, until_ns: None });
     }
 
-    /// Of the next `lines`, how many are late, and by whose fault: the server's, where no connection had room before
-    /// they were late, and otherwise ours or the machine's.
-    fn note_late(&mut self, schedule: &Schedule, lines: u64, now_ns: u64) {
-        let late_before = schedule.due(now_ns.saturating_sub(LATE_NS));
-        let late = late_before.saturating_sub(self.next_slot).min(lines);
-        if late == 0 {
-            return;
+    /// How late the next `lines` are, and by whose fault.
+    fn note_slip(&mut self, schedule: &Schedule, lines: u64, now_ns: u64) {
+        for slot in self.next_slot..self.next_slot + lines {
+            let intended_ns = schedule.at(slot);
+            self.kit.latency.slip.record(now_ns.saturating_sub(intended_ns), 1);
+            self.gauge.sent(intended_ns, now_ns, |at_ns| self.stall.is_some_and(|stall| stall.delays(at_ns)));
         }
-        let late_when_full =
-            self.full_since_ns.map_or(u64::MAX, |since_ns| schedule.due(since_ns.saturating_sub(LATE_NS)));
-        let ours = late_when_full.saturating_sub(self.next_slot).min(late);
-        self.kit.tally.late_ours += ours;
-        self.kit.tally.late_blocked += late - ours;
     }
 
     fn send(&mut self, at: usize, lines: u64) -> Result<(), Fault> {
@@ -564,30 +584,34 @@ impl Worker {
         Ok(())
     }
 
-    fn publish(&mut self, orders: &Orders, outlet: &Outlet<(u16, Word)>) {
-        // Without a spare the reader is behind; this second then counts with the next.
-        if let Ok(spare) = orders.spares.try_recv() {
-            let latency = std::mem::replace(&mut self.kit.latency, spare);
-            let end_ns = self.clock.now_ns().saturating_sub(self.start_ns);
-            let interval = Interval { tally: self.kit.tally.clone(), latency, end_ns };
-            // Nobody listens any more only where the run is being given up.
-            let _ = outlet.send((self.task.worker, Word::Interval(Box::new(interval))));
-        }
+    fn publish(&mut self, orders: &Orders, outlet: &Outlet<(u16, Word)>, urgency: Urgency) {
+        let spare = match orders.spares.try_recv() {
+            Ok(spare) => spare,
+            Err(_) if urgency == Urgency::PhaseEnds => Latency::new(),
+            // The reader is behind; this second then counts with the next.
+            Err(_) => return,
+        };
+        let now_ns = self.clock.now_ns();
+        let interval = Interval {
+            phase: self.phase,
+            from_ns: self.gauge.from_ns().saturating_sub(self.start_ns),
+            to_ns: now_ns.saturating_sub(self.start_ns),
+            tally: self.kit.tally.clone(),
+            latency: std::mem::replace(&mut self.kit.latency, spare),
+            signs: self.gauge.take(now_ns),
+        };
+        // Nobody listens any more only where the run is being given up.
+        let _ = outlet.send((self.task.worker, Word::Interval(Box::new(interval))));
     }
 
-    fn finish(mut self, cpu: Duration, queued_ns: u64) -> Outcome {
-        for at in 0..self.connections.len() {
-            self.retire(at);
-        }
+    fn finish(self, cpu: Duration) -> Outcome {
         let level = self.connections.iter().find_map(Connection::level).map(|level| level.to_string());
         Outcome {
             tally: self.kit.tally,
-            latency: self.kit.latency,
             entries: self.entries,
             complaints: self.kit.complaints,
             level,
             cpu_ns: cpu.as_nanos() as u64,
-            queued_ns,
             span_ns: self.last_settled_ns.saturating_sub(self.start_ns),
         }
     }
@@ -611,20 +635,18 @@ impl Worker {
     }
 }
 
-/// How long this thread could have run and did not, because something else did: the second number of schedstat. 0 where
-/// the kernel does not count it.
-pub(crate) fn queued_ns() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
+/// Whether an interval may wait for a reader that is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Urgency {
+    Usual,
+    /// The next interval is of another phase.
+    PhaseEnds,
 }
 
 const RECEIVE_LEN: usize = 256 << 10;
-pub(crate) const INTERVAL_NS: u64 = 1_000_000_000;
 /// How often a quiet worker looks whether it should stop.
 pub(crate) const WAIT_MAX_NS: u64 = 50_000_000;
 pub(crate) const SPIN_NS: u64 = 60_000;
-/// A line that is sent this long after its time is late.
-pub(crate) const LATE_NS: u64 = 100_000;
 const DRAIN_STOPPED_NS: u64 = 1_000_000_000;
 const GREETING_NS: u64 = 5_000_000_000;
 /// What a TLS handshake may take on top, on average: both sides together take one to two milliseconds of processor time.
