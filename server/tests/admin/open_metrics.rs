@@ -195,13 +195,19 @@ fn sample(line: &str) -> Option<(Series, f64)> {
 /// `name="value",...`; nothing that is said here needs an escape.
 fn pairs(text: &str) -> Option<BTreeMap<String, String>> {
     let mut labels = BTreeMap::new();
-    for pair in text.split(',').filter(|_| !text.is_empty()) {
-        let (name, value) = pair.split_once('=')?;
-        let value = value.strip_prefix('"')?.strip_suffix('"')?;
-        let is_sound = is_name(name) && !name.contains(':') && !value.contains(['"', '\\']);
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (name, behind) = rest.split_once("=\"")?;
+        let (value, behind) = behind.split_once('"')?;
+        let is_sound = is_name(name) && !name.contains(':') && !value.contains('\\');
         if !is_sound || labels.insert(name.to_owned(), value.to_owned()).is_some() {
             return None;
         }
+        rest = match behind.strip_prefix(',') {
+            Some(more) => more,
+            None if behind.is_empty() => behind,
+            None => return None,
+        };
     }
     Some(labels)
 }
@@ -225,9 +231,10 @@ const TYPES: [&str; 8] = ["counter", "gauge", "histogram", "info", "stateset", "
 
 #[test]
 fn it_refuses_what_is_not_allowed() {
-    let good = "# HELP a A.\n# TYPE a counter\na_total{x=\"y\"} 1\n# HELP b_seconds B.\n# TYPE b_seconds gauge\n\
+    let good = "# HELP a A.\n# TYPE a counter\na_total{x=\"y\"} 1\na_total{x=\"y, z\",w=\"\"} 2\n# HELP b_seconds B.\n# TYPE b_seconds gauge\n\
                 # UNIT b_seconds seconds\nb_seconds 1.5e-6\n# EOF\n";
     assert_eq!(parse(good).unwrap().value("a_total", &[("x", "y")]), 1.0);
+    assert_eq!(parse(good).unwrap().value("a_total", &[("w", ""), ("x", "y, z")]), 2.0, "a value may have a comma");
     for (from, to) in [
         ("# EOF\n", ""),
         ("a_total{", "a{"),
@@ -236,6 +243,7 @@ fn it_refuses_what_is_not_allowed() {
         ("} 1\n", "} 1\na_total{x=\"y\"} 1\n"),
         ("} 1\n", "} one\n"),
         ("x=\"y\"", "x=y"),
+        ("\",w=\"", "\"w=\""),
         ("# UNIT b_seconds seconds", "# UNIT b_seconds bytes"),
         ("# HELP b_seconds B.", "\n# HELP b_seconds B."),
         ("# HELP b_seconds B.\n# TYPE b_seconds gauge", "# HELP a A.\n# TYPE a gauge"),
