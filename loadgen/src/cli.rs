@@ -1,5 +1,6 @@
 //! What was typed: flags and environment variables. What they mean is [`crate::config`]'s.
 
+use crate::io::Choice;
 use crate::ledger::Mode;
 use crate::packer::Compression;
 use clap::parser::ValueSource;
@@ -30,7 +31,7 @@ pub struct Cli {
 pub enum Command {
     /// Compares what was stored with what was acknowledged, line by line.
     Reconcile(Reconcile),
-    /// Serves plain mode and stores nothing: what a run reaches against it is the generator's own ceiling.
+    /// Serves both modes and stores nothing: what a run reaches against it is the generator's own ceiling.
     Sink(Sink),
 }
 
@@ -43,6 +44,9 @@ pub struct Sink {
     /// The processor to stay on [default: any].
     #[arg(long, value_name = "CPU")]
     pub cpu: Option<usize>,
+    /// What carries the bytes: uring, epoll, or auto, which is uring where it works.
+    #[arg(long, default_value = "auto", value_parser = io)]
+    pub io: Choice,
 }
 
 /// What to compare.
@@ -126,6 +130,9 @@ pub struct Args {
     /// Sessions: file whose first line is the token that the server asks for.
     #[arg(long, env = "LOADGEN_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// What carries the bytes: uring, epoll, or auto, which is uring where it works.
+    #[arg(long, env = "LOADGEN_IO", default_value = "auto", value_parser = io)]
+    pub io: Choice,
     /// How long a broken connection is tried again.
     #[arg(long, env = "LOADGEN_RECONNECT_FOR", default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub reconnect_for: Duration,
@@ -238,6 +245,15 @@ fn mode(text: &str) -> Result<Mode, String> {
         "plain" => Ok(Mode::Plain),
         "session" => Ok(Mode::Session),
         _ => Err("one of plain, session".into()),
+    }
+}
+
+fn io(text: &str) -> Result<Choice, String> {
+    match text {
+        "auto" => Ok(Choice::Auto),
+        "uring" => Ok(Choice::Uring),
+        "epoll" => Ok(Choice::Epoll),
+        _ => Err("one of auto, uring, epoll".into()),
     }
 }
 

@@ -4,6 +4,7 @@ use crate::cli::Args;
 use crate::connection::SessionTerms;
 use crate::corpus::{RECORD_SIZES, Shape};
 use crate::datagrams;
+use crate::io::Choice;
 use crate::ledger::Mode;
 use crate::output::is_stdout;
 use crate::packer::Compression;
@@ -24,6 +25,8 @@ pub struct Config {
     pub port: u16,
     /// How connections are encrypted; none where they are not.
     pub tls: Option<TlsTerms>,
+    /// What is to carry the bytes.
+    pub io: Choice,
     /// Threads.
     pub workers: u64,
     /// The processor of each worker; none where they are not pinned.
@@ -89,6 +92,7 @@ impl Config {
         let config = Config {
             host: args.host.clone(),
             tls: tls(args)?,
+            io: args.io,
             port: if args.udp && args.port_was_left { UDP_PORT } else { args.port },
             datagram_len_max: args.udp.then_some(args.datagram_size),
             workers,

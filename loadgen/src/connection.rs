@@ -1,29 +1,28 @@
-//! One connection of a worker: its socket, what it may write, and what it makes of what it reads.
+//! One connection of a worker: what it may write, and what it makes of what it reads.
 //!
-//! It never waits. Which lines it sends and when is the worker's decision; how they are spelled on the wire, in plain
+//! It never waits, and does not know what carries its bytes. Which lines it sends and when is the worker's decision; how they are spelled on the wire, in plain
 //! or session mode, is this file's. Plain text is not buffered for sending: what the socket does not take is rendered
 //! again. A gzip member that was begun is kept until the socket has taken it.
 
 use crate::books::{Books, Desk, Fault};
 use crate::corpus::{Sender, Stamp};
+use crate::io::Io;
 use crate::ledger::{Entry, Mode};
 use crate::replies::{Replies, Reply};
 use crate::session::{Phase, Session};
-use crate::stream::{Stream, TlsTerms, advice};
+use crate::stream::{Stream, TlsTerms, Wire, advice};
 use crate::token::Token;
 use memchr::memmem;
-use ringest_sys::poller::{Interest, Poller};
 use ringest_wire::frame::{Framer, Head, lines};
 use ringest_wire::{AckLevel, Code};
 use std::io;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
-use std::time::Duration;
+use std::net::SocketAddr;
 
 /// One connection, and in session mode all that follow it for the same producer.
 #[derive(Debug)]
 pub struct Connection {
-    token: u64,
+    /// Its number among the connections of the engine.
+    at: usize,
     sender: Sender,
     stamp: Stamp,
     peer: SocketAddr,
@@ -35,7 +34,7 @@ pub struct Connection {
     control: Vec<u8>,
     /// Compressed, and how much of it is sent.
     packed: (Vec<u8>, usize),
-    /// The socket takes no more; the poller says when it does.
+    /// The socket takes no more; the engine says when it does.
     blocked: bool,
     trouble: Option<Trouble>,
 }
@@ -78,7 +77,7 @@ pub struct SessionTerms {
 impl Connection {
     /// Not yet connected. `tls` encrypts it, `terms` makes it a session.
     pub fn new(
-        token: u64,
+        at: usize,
         sender: Sender,
         peer: SocketAddr,
         tls: Option<TlsTerms>,
@@ -95,7 +94,7 @@ impl Connection {
             }
         };
         Connection {
-            token,
+            at,
             sender,
             stamp: Stamp::new(sender),
             peer,
@@ -114,13 +113,10 @@ impl Connection {
     ///
     /// # Errors
     /// Where nobody answers at the address.
-    pub fn connect(&mut self, poller: &Poller, desk: &mut Desk<'_>) -> io::Result<()> {
-        // Bounded, because the worker's other connections wait meanwhile.
-        let tcp = TcpStream::connect_timeout(&self.peer, CONNECT_TIMEOUT)?;
-        tcp.set_nodelay(true)?;
-        tcp.set_nonblocking(true)?;
-        poller.add(tcp.as_fd(), self.token, Interest::READ)?;
-        self.link = Link::Up(Stream::new(tcp, self.tls.as_ref())?);
+    pub fn connect(&mut self, io: &mut Io, desk: &mut Desk<'_>) -> io::Result<()> {
+        let stream = Stream::new(self.tls.as_ref())?;
+        io.connect(self.at, self.peer)?;
+        self.link = Link::Up(stream);
         self.blocked = false;
         self.control.clear();
         self.packed = (Vec::new(), 0);
@@ -193,30 +189,20 @@ impl Connection {
     }
 
     /// The socket may take more again.
-    pub fn unblock(&mut self, poller: &Poller) -> Result<(), Fault> {
-        let Link::Up(stream) = &self.link else { return Ok(()) };
-        if self.blocked {
-            self.blocked = false;
-            poller.modify(stream.tcp().as_fd(), self.token, Interest::READ).map_err(|error| self.broken(&error))?;
-        }
-        Ok(())
+    pub fn unblock(&mut self) {
+        self.blocked = false;
     }
 
     /// Writes what may be written, for as long as the socket takes it.
     ///
     /// # Errors
     /// Where the connection is broken.
-    pub fn flush(&mut self, poller: &Poller, desk: &mut Desk<'_>) -> Result<(), Fault> {
+    pub fn flush(&mut self, io: &mut Io, desk: &mut Desk<'_>) -> Result<(), Fault> {
         while !self.blocked {
-            match self.write_some(desk) {
+            match self.write_some(io, desk) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let Link::Up(stream) = &self.link else { return Ok(()) };
-                    self.blocked = true;
-                    let watched = poller.modify(stream.tcp().as_fd(), self.token, Interest::BOTH);
-                    watched.map_err(|error| self.broken(&error))?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.broken(&error)),
             }
@@ -225,15 +211,15 @@ impl Connection {
     }
 
     /// Writes a piece of what may be written; whether there was any.
-    fn write_some(&mut self, desk: &mut Desk<'_>) -> io::Result<bool> {
-        let upto = self.writable_upto();
+    fn write_some(&mut self, io: &mut Io, desk: &mut Desk<'_>) -> io::Result<bool> {
+        let (upto, at) = (self.writable_upto(), self.at);
         let Link::Up(stream) = &mut self.link else { return Ok(false) };
-        stream.push()?;
+        stream.push(Wire { io: &mut *io, at })?;
         if stream.is_handshaking() {
             return Ok(false);
         }
         if !self.packed.0.is_empty() {
-            write_packed(stream, &mut self.packed, desk)?;
+            write_packed(stream, Wire { io, at }, &mut self.packed, desk)?;
             return Ok(true);
         }
         if let Some(packer) = desk.packer.as_deref_mut().filter(|_| !self.control.is_empty()) {
@@ -243,7 +229,7 @@ impl Connection {
         }
         let between_lines = self.books.flight.offset() == 0;
         if between_lines && !self.control.is_empty() {
-            let len = stream.write(&self.control)?;
+            let len = stream.write(Wire { io, at }, &self.control)?;
             self.control.drain(..len);
             return Ok(true);
         }
@@ -251,34 +237,28 @@ impl Connection {
             return Ok(false);
         }
         match desk.packer {
-            None => write_lines(stream, &self.stamp, &mut self.books, upto, desk)?,
+            None => write_lines(stream, Wire { io, at }, &self.stamp, &mut self.books, upto, desk)?,
             Some(_) => pack_lines(&mut self.packed.0, &self.stamp, &mut self.books, upto, desk),
         }
         Ok(true)
     }
 
-    /// Reads what is there, at most `buf` full, and settles what it answers.
+    /// Settles what the bytes that came answer. `room` is lent for what has to be decrypted.
     ///
     /// # Errors
     /// Where the connection or the session is at its end.
-    pub fn receive(&mut self, buf: &mut [u8], desk: &mut Desk<'_>) -> Result<(), Fault> {
+    pub fn receive(&mut self, bytes: &[u8], room: &mut Vec<u8>, desk: &mut Desk<'_>) -> Result<(), Fault> {
         let Link::Up(stream) = &mut self.link else {
             return Ok(());
         };
-        let len = match stream.read(buf) {
-            Ok(0) => return Err(self.ended()),
-            Ok(len) => len,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                return Ok(());
-            }
+        let bytes = match stream.read(bytes, room) {
+            Ok(bytes) => bytes,
             Err(error) => return Err(self.broken(&error)),
         };
         let settled = self.books.flight.settled();
         let outcome = match &mut self.dialect {
-            Dialect::Plain(replies) => hear_replies(replies, &buf[..len], &mut self.books, desk, self.peer),
-            Dialect::Session(session, framer) => {
-                hear_answers(session, framer, &buf[..len], &mut self.books, desk, self.peer)
-            }
+            Dialect::Plain(replies) => hear_replies(replies, bytes, &mut self.books, desk, self.peer),
+            Dialect::Session(session, framer) => hear_answers(session, framer, bytes, &mut self.books, desk, self.peer),
         };
         if self.books.flight.settled() > settled {
             self.trouble = None;
@@ -299,7 +279,7 @@ impl Connection {
     ///
     /// # Errors
     /// Where nobody has answered for `reconnect_for_ns`.
-    pub fn handle_timeout(&mut self, poller: &Poller, reconnect_for_ns: u64, desk: &mut Desk<'_>) -> Result<(), Fault> {
+    pub fn handle_timeout(&mut self, io: &mut Io, reconnect_for_ns: u64, desk: &mut Desk<'_>) -> Result<(), Fault> {
         if self.timeout().is_none_or(|at_ns| at_ns > desk.now_ns) {
             return Ok(());
         }
@@ -312,7 +292,7 @@ impl Connection {
             }
             Link::Down(_) => {
                 let tired = self.trouble.is_some_and(|trouble| desk.now_ns >= trouble.since_ns + reconnect_for_ns);
-                let error = match self.connect(poller, desk) {
+                let error = match self.connect(io, desk) {
                     Ok(()) if !tired => return Ok(()),
                     Ok(()) => io::Error::other("connections are taken, and break before a line is answered"),
                     Err(error) => error,
@@ -322,7 +302,7 @@ impl Connection {
                     let text = format!("{} (tried for {} s)", explain(self.peer, &error), reconnect_for_ns / NS);
                     return Err(Fault::fatal("unreachable", text));
                 }
-                self.put_down(None, desk.now_ns);
+                self.put_down(io, None, desk.now_ns);
             }
         }
         Ok(())
@@ -330,9 +310,10 @@ impl Connection {
 
     /// The connection broke; another is tried soon. A connection that takes the place of another goes on with its
     /// `trouble`.
-    pub fn put_down(&mut self, trouble: Option<Trouble>, now_ns: u64) {
+    pub fn put_down(&mut self, io: &mut Io, trouble: Option<Trouble>, now_ns: u64) {
         let first = Trouble { since_ns: now_ns, pause_ns: PAUSE_MIN_NS };
         let trouble = self.trouble.or(trouble).unwrap_or(first);
+        io.close(self.at);
         self.link = Link::Down(now_ns + trouble.pause_ns);
         self.trouble = Some(Trouble { pause_ns: (trouble.pause_ns * 2).min(PAUSE_MAX_NS), ..trouble });
         self.control.clear();
@@ -350,25 +331,26 @@ impl Connection {
     }
 
     /// No more lines will come. Ends what has nothing under way; a session says goodbye first.
-    pub fn leave(&mut self) {
+    pub fn leave(&mut self, io: &mut Io) {
         if self.books.flight.outstanding() > 0 {
             return;
         }
         match (&self.link, &mut self.dialect) {
             (Link::Up(_), Dialect::Session(session, _)) => match session.phase() {
                 Phase::Open => session.leave(&mut self.control),
-                Phase::Over => self.end(),
+                Phase::Over => self.end(io),
                 Phase::Greeting | Phase::Held { .. } | Phase::Leaving => {}
             },
-            _ => self.end(),
+            _ => self.end(io),
         }
     }
 
     /// Ends it as it is.
-    pub fn end(&mut self) {
+    pub fn end(&mut self, io: &mut Io) {
         if let Link::Up(stream) = &mut self.link {
-            stream.say_end();
+            stream.say_end(Wire { io: &mut *io, at: self.at });
         }
+        io.close(self.at);
         self.link = Link::Over;
     }
 
@@ -410,7 +392,8 @@ impl Connection {
         }
     }
 
-    fn ended(&self) -> Fault {
+    /// The fault where the peer has closed it.
+    pub fn ended(&self) -> Fault {
         let outstanding = self.books.flight.outstanding();
         if self.is_handshaking() {
             let text = format!("{} closed the connection in the middle of the TLS handshake", self.peer);
@@ -428,7 +411,8 @@ impl Connection {
         )
     }
 
-    fn broken(&self, error: &io::Error) -> Fault {
+    /// The fault where it broke.
+    pub fn broken(&self, error: &io::Error) -> Fault {
         if let Some(advice) = advice(error) {
             return Fault::fatal("tls_failed", format!("TLS with {} failed: {advice}", self.peer));
         }
@@ -454,6 +438,7 @@ pub fn explain(peer: SocketAddr, error: &io::Error) -> String {
 
 fn write_lines(
     stream: &mut Stream,
+    wire: Wire<'_>,
     stamp: &Stamp,
     books: &mut Books,
     upto: u64,
@@ -463,7 +448,7 @@ fn write_lines(
     let (next, offset) = (flight.written() + 1, flight.offset());
     let count = (upto - flight.written()).min(desk.corpus.lines() as u64) as usize;
     let stamped = desk.corpus.stamp(stamp, next, count);
-    let len = stream.write(&stamped.bytes[offset..])?;
+    let len = stream.write(wire, &stamped.bytes[offset..])?;
     let (lines, offset) = stamped.lines_in(offset + len);
     desk.tally.bytes += len as u64;
     desk.tally.sends += 1;
@@ -482,8 +467,13 @@ fn pack_lines(packed: &mut Vec<u8>, stamp: &Stamp, books: &mut Books, upto: u64,
     books.wrote(count, 0);
 }
 
-fn write_packed(stream: &mut Stream, (packed, sent): &mut (Vec<u8>, usize), desk: &mut Desk<'_>) -> io::Result<()> {
-    let len = stream.write(&packed[*sent..])?;
+fn write_packed(
+    stream: &mut Stream,
+    wire: Wire<'_>,
+    (packed, sent): &mut (Vec<u8>, usize),
+    desk: &mut Desk<'_>,
+) -> io::Result<()> {
+    let len = stream.write(wire, &packed[*sent..])?;
     desk.tally.bytes += len as u64;
     desk.tally.sends += 1;
     *sent += len;
@@ -566,7 +556,6 @@ fn hear_answers(
 }
 
 const NS: u64 = 1_000_000_000;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PAUSE_MIN_NS: u64 = 10_000_000;
 const PAUSE_MAX_NS: u64 = 500_000_000;
 /// An acknowledgement that names ten thousands of refused lines fits.

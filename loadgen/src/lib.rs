@@ -7,7 +7,7 @@
 //!
 //! It shares with the server the bytes on the wire and the kernel's calls, and nothing that decides: it never imports what
 //! it measures. What it decides is decided without a socket, so that tests can cut and reorder; sockets and clocks are
-//! touched in `connection`, `worker` and `run` alone.
+//! touched in `io`, `worker`, `datagrams` and `run` alone.
 
 pub mod books;
 pub mod cli;
@@ -20,6 +20,7 @@ pub mod flight;
 pub mod gauge;
 mod host;
 pub mod interval;
+pub mod io;
 pub mod latency;
 pub mod ledger;
 pub mod output;

@@ -2,20 +2,22 @@
 
 use ringest_loadgen::cli::{Cli, Command, Reconcile, Sink};
 use ringest_loadgen::config::Config;
+use ringest_loadgen::io::Engine;
 use ringest_loadgen::ledger::Ledger;
 use ringest_loadgen::output::{Output, is_stdout};
 use ringest_loadgen::reconcile::{Reconciler, Said};
 use ringest_loadgen::records::{Records, json_bytes};
 use ringest_loadgen::run::{Finished, run};
-use ringest_loadgen::sink;
+use ringest_loadgen::sink::{self, Known};
 use ringest_loadgen::timeline::Second;
-use ringest_sys::cpu;
 use ringest_sys::signal::{Signal, Signals};
+use ringest_sys::{cpu, net};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 const COULD_NOT_RUN: u8 = 1;
 const USAGE: u8 = 2;
@@ -55,7 +57,9 @@ fn send(config: &Config) -> Result<u8, (u8, String)> {
             say_plainly(&second.line());
         }
     };
-    let finished = run(config, &signals, &mut see).map_err(could_not)?;
+    let (engine, regret) = Engine::choose(config.io).map_err(could_not)?;
+    regret.iter().filter(|_| !config.quiet).for_each(|regret| say(regret));
+    let finished = run(config, engine, &signals, &mut see).map_err(could_not)?;
     finished.report.verification.complaints.iter().for_each(|complaint| say(complaint));
     if let Some(path) = &config.ledger {
         finished.ledger.save(path).map_err(|error| could_not(error.to_string()))?;
@@ -138,16 +142,21 @@ fn reconcile(what: &Reconcile) -> Result<u8, (u8, String)> {
 }
 
 fn serve_sink(place: &Sink) -> Result<(), (u8, String)> {
+    let could_not = |why: String| (COULD_NOT_RUN, why);
     if let Some(cpu) = place.cpu {
-        cpu::pin_current(cpu).map_err(|error| (COULD_NOT_RUN, error.to_string()))?;
+        cpu::pin_current(cpu).map_err(|error| could_not(error.to_string()))?;
     }
+    let (engine, regret) = Engine::choose(place.io).map_err(could_not)?;
+    regret.iter().for_each(|regret| say(regret));
     let serve = |listener: TcpListener| {
         writeln!(io::stdout(), "{}", listener.local_addr()?)?;
-        sink::serve(&listener)
+        sink::Sink::new(engine, listener, Known::default())?.serve(&AtomicBool::new(false))
     };
-    TcpListener::bind(place.listen)
+    net::listen(place.listen, BACKLOG)
         .and_then(serve)
-        .map_err(|error| (COULD_NOT_RUN, format!("cannot serve on {}: {error}", place.listen)))
+        .map_err(|error| could_not(format!("cannot serve on {}: {error}", place.listen)))
 }
 
 const READ_LEN: usize = 1 << 20;
+/// Sessions that connect at once, and some.
+const BACKLOG: i32 = 4096;

@@ -115,6 +115,8 @@ pub struct TestConfig {
     /// Whether connections were encrypted.
     #[serde(default)]
     pub encrypted: bool,
+    /// What carried the bytes: `uring` or `epoll`.
+    pub io: String,
     /// What an answer promised: the level of sessions, or `reply` where only plain replies were counted.
     pub done: String,
 }

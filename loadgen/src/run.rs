@@ -6,6 +6,7 @@ use crate::corpus::Corpus;
 use crate::datagrams;
 use crate::host::Host;
 use crate::interval::Interval;
+use crate::io::Engine;
 use crate::latency::Latency;
 use crate::ledger::{Ledger, Mode};
 use crate::packer::Compression;
@@ -36,16 +37,21 @@ pub struct Finished {
     pub signal: Option<Signal>,
 }
 
-/// Runs it. `see` gets each second when it is over.
+/// Runs it on that engine. `see` gets each second when it is over.
 ///
 /// # Errors
 /// A sentence, where the run could not begin.
-pub fn run(config: &Config, signals: &Signals, see: &mut dyn FnMut(&Second)) -> Result<Finished, String> {
+pub fn run(
+    config: &Config,
+    engine: Engine,
+    signals: &Signals,
+    see: &mut dyn FnMut(&Second),
+) -> Result<Finished, String> {
     let timestamp = utc(SystemTime::now());
     let system = System::here();
     let peer = find(config)?;
     let corpus = Corpus::new(&config.shape, config.stamped);
-    let crew = Crew::start(config, peer, &corpus)?;
+    let crew = Crew::start(config, engine, peer, &corpus)?;
     let (sum, signal) = crew.watch(config, signals, see);
 
     let mut ledger = Ledger::new(config.run);
@@ -64,7 +70,7 @@ pub fn run(config: &Config, signals: &Signals, see: &mut dyn FnMut(&Second)) -> 
             books_closed: sum.tally.offered == sum.tally.finished(),
             complaints: sum.complaints.clone(),
         },
-        tests: vec![test(config, &sum, signal)],
+        tests: vec![test(config, engine, &sum, signal)],
     };
     Ok(Finished { report, ledger, signal })
 }
@@ -117,7 +123,7 @@ struct Crew {
 
 impl Crew {
     /// Starts a thread per worker, waits until every one has its connections, and lets them go together.
-    fn start(config: &Config, peer: SocketAddr, corpus: &Corpus) -> Result<Crew, String> {
+    fn start(config: &Config, engine: Engine, peer: SocketAddr, corpus: &Corpus) -> Result<Crew, String> {
         let clock = Clock::start();
         let stop = Arc::new(AtomicBool::new(false));
         let (outlet, words) = channel();
@@ -130,7 +136,8 @@ impl Crew {
             starts.push(start);
             spares.push(spare);
             let orders = Orders { stop: stop.clone(), spares: taken };
-            let job = Job { task: task(config, worker, peer), corpus: corpus.clone(), clock, config: config.clone() };
+            let job =
+                Job { task: task(config, engine, worker, peer), corpus: corpus.clone(), clock, config: config.clone() };
             let outlet = outlet.clone();
             thread::Builder::new()
                 .name(format!("loadgen-{worker}"))
@@ -262,12 +269,13 @@ fn find(config: &Config) -> Result<SocketAddr, String> {
     Err(refusal)
 }
 
-fn task(config: &Config, worker: u64, peer: SocketAddr) -> Task {
+fn task(config: &Config, engine: Engine, worker: u64, peer: SocketAddr) -> Task {
     let ns = |duration: Duration| duration.as_nanos() as u64;
     Task {
         worker: worker as u16,
         run: config.run,
         peer,
+        engine,
         tls: config.tls.clone(),
         modes: config.modes(worker),
         terms: config.terms.clone(),
@@ -281,7 +289,7 @@ fn task(config: &Config, worker: u64, peer: SocketAddr) -> Task {
     }
 }
 
-fn test(config: &Config, sum: &Sum, signal: Option<Signal>) -> Test {
+fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>) -> Test {
     let tally = &sum.tally;
     let mut gates: Vec<Gate> = config.error_rate_max.iter().map(|limit| error_gate(tally, *limit)).collect();
     gates.extend(given_up_gate(tally));
@@ -319,6 +327,7 @@ fn test(config: &Config, sum: &Sum, signal: Option<Signal>) -> Test {
             bad_share: config.shape.bad_share,
             stamped: config.stamped,
             encrypted: config.tls.is_some(),
+            io: engine.as_str().into(),
             done: sum.level.clone().unwrap_or_else(|| "reply".into()),
         },
         results: results(config, sum),

@@ -1,7 +1,8 @@
-//! The bytes of one connection on their way: through a socket, or through TLS and a socket. It never waits.
+//! What becomes of a connection's bytes on their way to the socket and from it: nothing, or TLS. It never waits.
 //!
 //! The server is always verified: an encrypted connection to whoever answers protects from nobody.
 
+use crate::io::Io;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -9,7 +10,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection, Error, RootCertStore};
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -67,7 +67,7 @@ fn certificates(path: &Path, setting: &str) -> Result<Vec<CertificateDer<'static
 #[derive(Debug)]
 pub enum Stream {
     /// As they are.
-    Plain(TcpStream),
+    Plain,
     /// Encrypted.
     Tls(Box<TlsStream>),
 }
@@ -75,44 +75,50 @@ pub enum Stream {
 /// An encrypted one.
 #[derive(Debug)]
 pub struct TlsStream {
-    tcp: TcpStream,
     tls: ClientConnection,
-    /// Encrypted, and not all of it in the kernel's hands yet.
+    /// Encrypted, and not all of it taken yet.
     out: Vec<u8>,
     sent: usize,
 }
 
+/// Where a stream's bytes go: one connection of an engine.
+#[derive(Debug)]
+pub struct Wire<'a> {
+    /// The engine.
+    pub io: &'a mut Io,
+    /// The connection's number.
+    pub at: usize,
+}
+
+impl Wire<'_> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.io.send(self.at, bytes)
+    }
+}
+
 impl Stream {
-    /// One over a connected socket that does not block.
+    /// One over a new connection.
     ///
     /// # Errors
     /// Where TLS cannot begin.
-    pub fn new(tcp: TcpStream, terms: Option<&TlsTerms>) -> io::Result<Stream> {
-        let Some(terms) = terms else { return Ok(Stream::Plain(tcp)) };
+    pub fn new(terms: Option<&TlsTerms>) -> io::Result<Stream> {
+        let Some(terms) = terms else { return Ok(Stream::Plain) };
         let tls = ClientConnection::new(terms.config.clone(), terms.name.clone()).map_err(io::Error::other)?;
-        Ok(Stream::Tls(Box::new(TlsStream { tcp, tls, out: Vec::new(), sent: 0 })))
-    }
-
-    /// The socket.
-    pub fn tcp(&self) -> &TcpStream {
-        match self {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(stream) => &stream.tcp,
-        }
+        Ok(Stream::Tls(Box::new(TlsStream { tls, out: Vec::new(), sent: 0 })))
     }
 
     /// Says that nothing more will be sent, as far as that can be said without waiting.
-    pub fn say_end(&mut self) {
+    pub fn say_end(&mut self, wire: Wire<'_>) {
         if let Stream::Tls(stream) = self {
             stream.tls.send_close_notify();
-            let _ = stream.push(); // Who has gone already need not be told.
+            let _ = stream.push(wire); // Who has gone already need not be told.
         }
     }
 
     /// Whether it is not yet agreed how to speak; nothing can be written before.
     pub fn is_handshaking(&self) -> bool {
         match self {
-            Stream::Plain(_) => false,
+            Stream::Plain => false,
             Stream::Tls(stream) => stream.tls.is_handshaking(),
         }
     }
@@ -120,11 +126,11 @@ impl Stream {
     /// Sends what the stream itself has to say, and what it has taken and not sent.
     ///
     /// # Errors
-    /// `WouldBlock` where the socket takes no more; otherwise it is broken.
-    pub fn push(&mut self) -> io::Result<()> {
+    /// `WouldBlock` where no more is taken; otherwise it is broken.
+    pub fn push(&mut self, wire: Wire<'_>) -> io::Result<()> {
         match self {
-            Stream::Plain(_) => Ok(()),
-            Stream::Tls(stream) => stream.push(),
+            Stream::Plain => Ok(()),
+            Stream::Tls(stream) => stream.push(wire),
         }
     }
 
@@ -132,27 +138,31 @@ impl Stream {
     ///
     /// # Errors
     /// `WouldBlock` where it takes none now; otherwise it is broken.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn write(&mut self, mut wire: Wire<'_>, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Stream::Plain(tcp) => tcp.write(bytes),
-            Stream::Tls(stream) => stream.write(bytes),
+            Stream::Plain => wire.send(bytes),
+            Stream::Tls(stream) => stream.write(wire, bytes),
         }
     }
 
-    /// What has arrived, at most `buf` full. 0 is its end.
+    /// What the bytes that have come say, which may be nothing yet. `room` is where that may be put; it is emptied.
     ///
     /// # Errors
-    /// `WouldBlock` where nothing has arrived; otherwise it is broken.
-    pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+    /// Where they say nothing that can be understood: it is broken.
+    pub fn read<'b>(&mut self, bytes: &'b [u8], room: &'b mut Vec<u8>) -> io::Result<&'b [u8]> {
         match self {
-            Stream::Plain(tcp) => tcp.read(buf),
-            Stream::Tls(stream) => stream.read(buf),
+            Stream::Plain => Ok(bytes),
+            Stream::Tls(stream) => {
+                room.clear();
+                stream.read(bytes, room)?;
+                Ok(room)
+            }
         }
     }
 }
 
 impl TlsStream {
-    fn push(&mut self) -> io::Result<()> {
+    fn push(&mut self, mut wire: Wire<'_>) -> io::Result<()> {
         loop {
             while self.tls.wants_write() {
                 self.tls.write_tls(&mut self.out)?;
@@ -162,42 +172,31 @@ impl TlsStream {
                 self.sent = 0;
                 return Ok(());
             }
-            self.sent += self.tcp.write(&self.out[self.sent..])?;
+            self.sent += wire.send(&self.out[self.sent..])?;
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, wire: Wire<'_>, bytes: &[u8]) -> io::Result<usize> {
+        let Wire { io, at } = wire;
         // One piece at a time, so that what is encrypted and waits stays bounded.
-        self.push()?;
+        self.push(Wire { io: &mut *io, at })?;
         let len = self.tls.writer().write(&bytes[..bytes.len().min(PIECE_LEN)])?;
-        match self.push() {
+        match self.push(Wire { io, at }) {
             Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
             Ok(()) | Err(_) => Ok(len),
         }
     }
 
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        // Encrypted into one half, decrypted into the other, which has room for all of it and an older unfinished record.
-        let (plain, raw) = buf.split_at_mut(buf.len() / 2);
-        let raw_len = raw.len().saturating_sub(RECORD_LEN_MAX).max(1);
-        let len = self.tcp.read(&mut raw[..raw_len])?;
-        let (mut news, mut done) = (&raw[..len], 0);
-        while !news.is_empty() && self.tls.read_tls(&mut news)? > 0 {
-            if let Err(error) = self.tls.process_new_packets() {
-                // The server is told why, if it still listens.
-                let _ = self.push();
-                return Err(io::Error::new(ErrorKind::InvalidData, error));
-            }
-            loop {
-                match self.tls.reader().read(&mut plain[done..]) {
-                    Ok(0) => break,
-                    Ok(len) => done += len,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error),
-                }
-            }
+    fn read(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) -> io::Result<()> {
+        while !bytes.is_empty() && self.tls.read_tls(&mut bytes)? > 0 {
+            let state =
+                self.tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+            let len = state.plaintext_bytes_to_read();
+            let start = plain.len();
+            plain.resize(start + len, 0);
+            self.tls.reader().read_exact(&mut plain[start..])?;
         }
-        if len > 0 && done == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(done) }
+        Ok(())
     }
 }
 
@@ -236,5 +235,3 @@ pub fn advice(error: &io::Error) -> Option<String> {
 
 /// Four records: as much as is worth a system call, and not more than a server may leave lying.
 const PIECE_LEN: usize = 64 << 10;
-/// The longest record, its header and what encryption adds counted, rounded up.
-const RECORD_LEN_MAX: usize = 18 << 10;

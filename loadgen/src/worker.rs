@@ -8,6 +8,7 @@ use crate::connection::{Connection, SessionTerms, explain};
 use crate::corpus::{Corpus, Sender};
 use crate::gauge::Gauge;
 use crate::interval::{self, Interval, Phase};
+use crate::io::{Engine, Event, Intake, Io, News};
 use crate::latency::Latency;
 use crate::ledger::{Entry, Mode};
 use crate::packer::{Compression, Packer};
@@ -16,7 +17,6 @@ use crate::stream::TlsTerms;
 use crate::tally::Tally;
 use crate::validity::LATE_NS;
 use ringest_sys::clock;
-use ringest_sys::poller::{Poller, Readiness};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
@@ -35,6 +35,8 @@ pub struct Task {
     pub run: u32,
     /// Where the server is.
     pub peer: SocketAddr,
+    /// What carries the bytes.
+    pub engine: Engine,
     /// How connections are encrypted.
     pub tls: Option<TlsTerms>,
     /// How each connection speaks.
@@ -109,8 +111,7 @@ impl Clock {
 pub struct Worker {
     task: Task,
     clock: Clock,
-    poller: Poller,
-    ready: Vec<Readiness>,
+    io: Io,
     connections: Vec<Connection>,
     /// Timers as (time, connection); a connection whose time has changed since ignores an old one.
     timers: BTreeSet<(u64, usize)>,
@@ -120,7 +121,8 @@ pub struct Worker {
     /// Where an open loop goes on dealing out lines.
     rotation: usize,
     kit: Kit,
-    buf: Vec<u8>,
+    /// What was decrypted.
+    plain: Vec<u8>,
     sending: bool,
     start_ns: u64,
     /// The place of the next line in the schedule: how many have been assigned.
@@ -191,11 +193,11 @@ impl Worker {
     /// # Errors
     /// A sentence, where the server cannot be reached or does not answer.
     pub fn connect(task: Task, corpus: Corpus, clock: Clock) -> Result<Worker, String> {
-        let poller = Poller::new().map_err(|error| format!("cannot watch sockets: {error}"))?;
         let count = task.modes.len();
+        let io = Io::new(task.engine, Intake::Answers(count))
+            .map_err(|error| format!("cannot set up {} for worker {}: {error}", task.engine, task.worker))?;
         let mut worker = Worker {
-            poller,
-            ready: Vec::new(),
+            io,
             connections: Vec::with_capacity(count),
             timers: BTreeSet::new(),
             eager: Vec::with_capacity(count),
@@ -209,7 +211,7 @@ impl Worker {
                 complaints: Vec::new(),
                 packer: task.compression.map(Packer::new),
             },
-            buf: vec![0; RECEIVE_LEN],
+            plain: Vec::new(),
             sending: false,
             start_ns: 0,
             next_slot: 0,
@@ -315,22 +317,22 @@ impl Worker {
     fn turn(&mut self, until_ns: u64) {
         let begin_ns = self.clock.now_ns();
         self.gauge.begin_turn(begin_ns);
-        let timeout = self.wait_for(until_ns, begin_ns);
-        if let Err(error) = self.poller.wait(Some(timeout), &mut self.ready) {
+        // Sends are work, and end by themselves: no time in which nothing could be done.
+        let timeout = if self.io.is_loaded() { Duration::ZERO } else { self.wait_for(until_ns, begin_ns) };
+        if let Err(error) = self.io.wait(timeout) {
             self.kit.desk(0).complain(format!("waiting for sockets failed: {error}"));
             self.kit.tally.fault("poll_failed");
             self.kit.tally.given_up += (self.connections.len() - self.over) as u64;
             self.over = self.connections.len();
             return;
         }
-        let nothing = self.ready.is_empty();
-        self.gauge.waited(timeout.as_nanos() as u64, self.clock.now_ns(), nothing);
-        let (eager, slot) = (self.eager.len(), self.next_slot);
-        let mut ready = std::mem::take(&mut self.ready);
-        for event in ready.drain(..) {
-            self.handle_ready(event);
+        let mut event = self.io.next();
+        self.gauge.waited(timeout.as_nanos() as u64, self.clock.now_ns(), event.is_none());
+        let (nothing, eager, slot) = (event.is_none(), self.eager.len(), self.next_slot);
+        while let Some(told) = event {
+            self.handle_event(told);
+            event = self.io.next();
         }
-        self.ready = ready;
         self.fire_timers();
         match self.kit.schedule {
             Some(schedule) if self.sending => self.send_due(&schedule),
@@ -359,21 +361,29 @@ impl Worker {
         Duration::from_nanos(at_ns.saturating_sub(now_ns))
     }
 
-    fn handle_ready(&mut self, event: Readiness) {
-        let at = event.token as usize;
-        let mut outcome = Ok(());
-        if event.readable {
-            let now_ns = self.clock.now_ns();
-            let settled = self.connections[at].books().flight.settled();
-            outcome = self.connections[at].receive(&mut self.buf, &mut self.kit.desk(now_ns));
-            if self.connections[at].books().flight.settled() > settled {
-                self.last_settled_ns = now_ns;
+    fn handle_event(&mut self, Event { at, news }: Event) {
+        let outcome = match news {
+            News::Bytes(chunk) => {
+                let now_ns = self.clock.now_ns();
+                let connection = &mut self.connections[at];
+                let settled = connection.books().flight.settled();
+                let bytes = self.io.bytes(&chunk);
+                let outcome = connection.receive(bytes, &mut self.plain, &mut self.kit.desk(now_ns));
+                self.io.release(chunk);
+                if connection.books().flight.settled() > settled {
+                    self.last_settled_ns = now_ns;
+                }
+                self.set_timer(at);
+                outcome
             }
-            self.set_timer(at);
-        }
-        if outcome.is_ok() && event.writable {
-            outcome = self.connections[at].unblock(&self.poller);
-        }
+            News::Ended => Err(self.connections[at].ended()),
+            News::Broken(error) => Err(self.connections[at].broken(&error)),
+            News::Room => {
+                self.connections[at].unblock();
+                Ok(())
+            }
+            News::Called => unreachable!("a worker listens to nobody"),
+        };
         match outcome {
             Ok(()) => self.make_eager(at),
             Err(fault) => self.handle_fault(at, fault),
@@ -397,14 +407,14 @@ impl Worker {
 
     fn serve(&mut self, at: usize) -> Result<(), Fault> {
         let now_ns = self.clock.now_ns();
-        self.connections[at].flush(&self.poller, &mut self.kit.desk(now_ns))?;
+        self.connections[at].flush(&mut self.io, &mut self.kit.desk(now_ns))?;
         if self.sending {
             return if self.kit.schedule.is_none() { self.fill(at) } else { Ok(()) };
         }
         let connection = &mut self.connections[at];
         if !connection.is_over() {
-            connection.leave();
-            connection.flush(&self.poller, &mut self.kit.desk(now_ns))?;
+            connection.leave(&mut self.io);
+            connection.flush(&mut self.io, &mut self.kit.desk(now_ns))?;
             self.over += usize::from(connection.is_over());
         }
         Ok(())
@@ -467,7 +477,7 @@ impl Worker {
         let mut desk = self.kit.desk(self.clock.now_ns());
         self.connections[at].assign(lines, self.next_slot, &mut desk);
         self.next_slot += lines;
-        self.connections[at].flush(&self.poller, &mut desk)
+        self.connections[at].flush(&mut self.io, &mut desk)
     }
 
     fn fire_timers(&mut self) {
@@ -476,7 +486,7 @@ impl Worker {
             self.timers.remove(&(at_ns, at));
             let reconnect_for_ns = self.task.reconnect_for_ns;
             let mut desk = self.kit.desk(now_ns);
-            match self.connections[at].handle_timeout(&self.poller, reconnect_for_ns, &mut desk) {
+            match self.connections[at].handle_timeout(&mut self.io, reconnect_for_ns, &mut desk) {
                 Ok(()) => self.make_eager(at),
                 Err(fault) => self.handle_fault(at, fault),
             }
@@ -502,7 +512,7 @@ impl Worker {
         match connection.mode() {
             _ if !fault.again() => self.give_up(at),
             Mode::Session if self.sending || outstanding > 0 => {
-                connection.put_down(None, now_ns);
+                connection.put_down(&mut self.io, None, now_ns);
                 self.set_timer(at);
             }
             Mode::Plain if self.sending => self.replace(at, now_ns),
@@ -523,14 +533,14 @@ impl Worker {
         self.retire(at);
         let sender = Sender { run: self.task.run, worker: self.task.worker, conn: self.next_conn };
         self.next_conn += 1;
-        let mut next = Connection::new(at as u64, sender, self.task.peer, self.task.tls.clone(), None);
-        next.put_down(self.connections[at].trouble(), now_ns);
+        let mut next = Connection::new(at, sender, self.task.peer, self.task.tls.clone(), None);
+        next.put_down(&mut self.io, self.connections[at].trouble(), now_ns);
         self.connections[at] = next;
         self.set_timer(at);
     }
 
     fn end(&mut self, at: usize) {
-        self.connections[at].end();
+        self.connections[at].end(&mut self.io);
         self.over += 1;
     }
 
@@ -544,8 +554,8 @@ impl Worker {
     fn add(&mut self, at: usize) -> io::Result<()> {
         let sender = Sender { run: self.task.run, worker: self.task.worker, conn: at as u32 };
         let terms = (self.task.modes[at] == Mode::Session).then_some(&self.task.terms);
-        let mut connection = Connection::new(at as u64, sender, self.task.peer, self.task.tls.clone(), terms);
-        connection.connect(&self.poller, &mut self.kit.desk(0))?;
+        let mut connection = Connection::new(at, sender, self.task.peer, self.task.tls.clone(), terms);
+        connection.connect(&mut self.io, &mut self.kit.desk(0))?;
         self.connections.push(connection);
         self.make_eager(at);
         Ok(())
@@ -643,7 +653,6 @@ enum Urgency {
     PhaseEnds,
 }
 
-const RECEIVE_LEN: usize = 256 << 10;
 /// How often a quiet worker looks whether it should stop.
 pub(crate) const WAIT_MAX_NS: u64 = 50_000_000;
 pub(crate) const SPIN_NS: u64 = 60_000;

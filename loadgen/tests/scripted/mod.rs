@@ -274,10 +274,12 @@ fn judge(line: &[u8]) -> Result<(), Code> {
     }
 }
 
-/// The generator with those arguments, and none of the caller's environment.
+/// The generator with those arguments, and none of the caller's environment. Test programs whose names end in `epoll` run
+/// it on epoll, the others on what it chooses by itself.
 pub(crate) fn loadgen(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringest-loadgen"));
-    command.env_clear().args(arguments.split_whitespace());
+    let engine = if env!("CARGO_CRATE_NAME").ends_with("epoll") { "epoll" } else { "auto" };
+    command.env_clear().env("LOADGEN_IO", engine).args(arguments.split_whitespace());
     command
 }
 

@@ -1,0 +1,121 @@
+//! Connections by readiness: what can be read is read into one buffer, what is sent is sent at once.
+
+use super::{Chunk, Event, LISTENER, News, Place, not_connected, parts, token};
+use ringest_sys::net;
+use ringest_sys::poller::{Interest, Poller, Readiness};
+use std::io::{self, ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(super) struct Epoll {
+    poller: Poller,
+    /// What the last wait found, and how much of it is told.
+    ready: Vec<Readiness>,
+    told: usize,
+    connections: Vec<Option<Connection>>,
+    generation: u32,
+    buf: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    tcp: TcpStream,
+    generation: u32,
+    /// It took no more; the poller says when it does.
+    is_full: bool,
+}
+
+impl Epoll {
+    pub(super) fn new() -> io::Result<Epoll> {
+        Ok(Epoll {
+            poller: Poller::new()?,
+            ready: Vec::new(),
+            told: 0,
+            connections: Vec::new(),
+            generation: 0,
+            buf: vec![0; RECEIVE_LEN],
+        })
+    }
+
+    pub(super) fn adopt(&mut self, at: usize, tcp: TcpStream) -> io::Result<()> {
+        self.generation += 1;
+        let generation = self.generation;
+        self.poller.add(tcp.as_fd(), token(at, generation), Interest::READ)?;
+        if self.connections.len() <= at {
+            self.connections.resize_with(at + 1, || None);
+        }
+        self.connections[at] = Some(Connection { tcp, generation, is_full: false });
+        Ok(())
+    }
+
+    pub(super) fn watch(&mut self, listener: &TcpListener) -> io::Result<()> {
+        self.poller.add(listener.as_fd(), LISTENER, Interest::READ)
+    }
+
+    pub(super) fn send(&mut self, at: usize, bytes: &[u8]) -> io::Result<usize> {
+        let connection = self.connections.get_mut(at).and_then(Option::as_mut).ok_or_else(not_connected)?;
+        let outcome = net::send(connection.tcp.as_fd(), bytes);
+        if outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) && !connection.is_full {
+            let name = token(at, connection.generation);
+            self.poller.modify(connection.tcp.as_fd(), name, Interest::BOTH)?;
+            connection.is_full = true;
+        }
+        outcome
+    }
+
+    pub(super) fn close(&mut self, at: usize) {
+        // The close ends the watch, too.
+        drop(self.connections.get_mut(at).and_then(Option::take));
+    }
+
+    pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        self.told = 0;
+        self.poller.wait(Some(timeout), &mut self.ready)
+    }
+
+    pub(super) fn next(&mut self) -> Option<Event> {
+        while let Some(readiness) = self.ready.get_mut(self.told) {
+            if readiness.token == LISTENER {
+                self.told += 1;
+                return Some(Event { at: 0, news: News::Called });
+            }
+            let (at, generation) = parts(readiness.token);
+            let found = self.connections.get_mut(at).and_then(Option::as_mut);
+            let news = match found.filter(|connection| connection.generation == generation) {
+                Some(connection) if std::mem::take(&mut readiness.readable) => read(&mut connection.tcp, &mut self.buf),
+                Some(connection) if std::mem::take(&mut readiness.writable) => {
+                    connection.is_full = false;
+                    let watched = self.poller.modify(connection.tcp.as_fd(), readiness.token, Interest::READ);
+                    Some(watched.map_or_else(News::Broken, |()| News::Room))
+                }
+                // It is told, or was closed meanwhile.
+                Some(_) | None => {
+                    self.told += 1;
+                    None
+                }
+            };
+            if let Some(news) = news {
+                return Some(Event { at, news });
+            }
+        }
+        None
+    }
+
+    pub(super) fn read(&self, len: usize) -> &[u8] {
+        &self.buf[..len]
+    }
+}
+
+fn read(tcp: &mut TcpStream, buf: &mut [u8]) -> Option<News> {
+    match tcp.read(buf) {
+        Ok(0) => Some(News::Ended),
+        Ok(len) => Some(News::Bytes(Chunk(Place::Read(len)))),
+        // Told again if there is something after all.
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => None,
+        Err(error) => Some(News::Broken(error)),
+    }
+}
+
+const RECEIVE_LEN: usize = 256 << 10;

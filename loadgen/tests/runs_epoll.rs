@@ -1,0 +1,4 @@
+//! The runs of `runs.rs`, on epoll.
+
+#[path = "runs.rs"]
+mod runs;
