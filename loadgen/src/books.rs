@@ -15,7 +15,7 @@ pub struct Desk<'a> {
     /// The lines.
     pub corpus: &'a mut Corpus,
     /// The worker's schedule; `None` in a closed loop.
-    pub schedule: Option<Schedule>,
+    pub schedule: Option<&'a mut Schedule>,
     /// The worker's histograms.
     pub latency: &'a mut Latency,
     /// The worker's counts.
@@ -99,7 +99,7 @@ impl Books {
     /// Everything up to `upto` is answered; what was not refused is promised.
     pub fn settle(&mut self, upto: u64, desk: &mut Desk<'_>) {
         let before = self.flight.settled();
-        self.flight.settle(upto, desk.now_ns, desk.schedule.as_ref(), desk.latency);
+        self.flight.settle(upto, desk.now_ns, desk.schedule.as_deref_mut(), desk.latency);
         let settled = self.flight.settled() - before;
         if self.rejected.is_empty() && self.given_up.is_empty() {
             desk.tally.acked += settled;

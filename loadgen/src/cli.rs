@@ -3,10 +3,12 @@
 use crate::io::Choice;
 use crate::ledger::Mode;
 use crate::packer::Compression;
+use crate::schedule::Arrival;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args as Group, FromArgMatches, Parser, Subcommand};
 use ringest_sys::cpu::CpuList;
 use ringest_wire::AckLevel;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -94,9 +96,16 @@ pub struct Args {
     /// How long to send, like 30s, 500ms, 2m; 0 is no limit [default: 10s, or no limit where --total-logs is given].
     #[arg(short, long, env = "DURATION_SECS", value_parser = duration)]
     pub duration: Option<Duration>,
-    /// Open loop: lines per second of all workers, at fixed times that do not wait for answers; 0 is a closed loop.
-    #[arg(short = 'R', long, env = "TARGET_RPS")]
-    pub rate: Option<u64>,
+    /// Open loop: lines per second of all workers, at times that do not wait for answers; 0 is a closed loop. A:B goes
+    /// from one rate to the other within --duration.
+    #[arg(short = 'R', long, env = "TARGET_RPS", value_parser = rate, value_name = "RATE")]
+    pub rate: Option<RateRange>,
+    /// Open loop: at even distances (fixed), or independently of one another, as the lines of many clients (poisson).
+    #[arg(long, env = "LOADGEN_ARRIVAL", default_value = "fixed", value_parser = arrival)]
+    pub arrival: Arrival,
+    /// Goes from one --rate to the other in steps of that length instead of evenly.
+    #[arg(long, env = "LOADGEN_STEP", value_parser = duration, value_name = "TIME")]
+    pub step: Option<Duration>,
     /// Closed loop: a line is sent when an earlier one is answered.
     #[arg(long, env = "LOADGEN_CLOSED")]
     pub closed: bool,
@@ -196,6 +205,21 @@ pub struct Args {
     pub port_was_left: bool,
 }
 
+/// What `--rate` says: both are the same where it does not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateRange {
+    /// At first.
+    pub from: u64,
+    /// At the end.
+    pub to: u64,
+}
+
+impl fmt::Display for RateRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.from == self.to { write!(f, "{}", self.from) } else { write!(f, "{}:{}", self.from, self.to) }
+    }
+}
+
 /// What `--compress` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compress(pub Option<Compression>);
@@ -237,6 +261,24 @@ fn proportion(text: &str) -> Result<f64, String> {
     match number.trim().parse::<f64>() {
         Ok(number) if (0.0..=scale).contains(&number) => Ok(number / scale),
         _ => Err("not a share; write it like 1% or 0.01, between 0 and 1".into()),
+    }
+}
+
+/// `1000` or `1000:5000`.
+fn rate(text: &str) -> Result<RateRange, String> {
+    let (from, to) = text.split_once(':').unwrap_or((text, text));
+    let number = |text: &str| text.trim().parse::<u64>();
+    match (number(from), number(to)) {
+        (Ok(from), Ok(to)) => Ok(RateRange { from, to }),
+        _ => Err("not a rate; write it like 1000, or 1000:5000 to go from one to the other".into()),
+    }
+}
+
+fn arrival(text: &str) -> Result<Arrival, String> {
+    match text {
+        "fixed" => Ok(Arrival::Fixed),
+        "poisson" => Ok(Arrival::Poisson),
+        _ => Err("one of fixed, poisson".into()),
     }
 }
 

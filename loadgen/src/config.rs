@@ -1,15 +1,16 @@
 //! What a run is to be: resolved from what was typed, every refusal explained.
 
-use crate::cli::Args;
+use crate::cli::{Args, RateRange};
 use crate::connection::SessionTerms;
 use crate::corpus::{RECORD_SIZES, Shape};
 use crate::datagrams;
 use crate::io::Choice;
+use crate::law::{OVER_MAX_NS, RATE_MAX};
 use crate::ledger::Mode;
 use crate::output::is_stdout;
 use crate::packer::Compression;
 use crate::records::Places;
-use crate::schedule::share;
+use crate::schedule::{Arrival, Pace, share};
 use crate::stream::TlsTerms;
 use crate::token::Token;
 use ringest_sys::cpu::{self, CpuList};
@@ -35,8 +36,8 @@ pub struct Config {
     pub connections: u64,
     /// The longest datagram, where datagrams are sent.
     pub datagram_len_max: Option<usize>,
-    /// Lines per second of all workers; `None` is a closed loop.
-    pub rate_per_s: Option<u64>,
+    /// Lines per second of all workers, and how they are spread; `None` is a closed loop.
+    pub pace: Option<Pace>,
     /// Lines unanswered per connection, in a closed loop.
     pub depth: u64,
     /// Lines per send at most.
@@ -86,8 +87,8 @@ impl Config {
                  there are workers, or leave --threads out"
             ));
         }
-        let rate_per_s = rate(args)?;
         let (lines, duration) = limits(args)?;
+        let pace = pace(args, duration)?;
         let token = args.token_file.as_deref().map(Token::read).transpose()?;
         let config = Config {
             host: args.host.clone(),
@@ -98,7 +99,7 @@ impl Config {
             workers,
             cpus,
             connections: args.connections,
-            rate_per_s,
+            pace,
             depth: args.pipeline.unwrap_or(args.batch),
             batch: args.batch,
             lines,
@@ -128,6 +129,17 @@ impl Config {
         Ok(config)
     }
 
+    /// The rate that was asked for, on average over the run; none in a closed loop.
+    pub fn target_per_s(&self) -> Option<f64> {
+        let pace = self.pace?;
+        let duration_ns = self.duration.map(|duration| duration.as_nanos() as u64);
+        let mean = duration_ns.filter(|_| pace.from != pace.to).map(|duration_ns| {
+            let lines = pace.law(Some(duration_ns)).due(duration_ns.saturating_sub(1));
+            lines as f64 / (duration_ns as f64 / 1e9)
+        });
+        Some(mean.unwrap_or(pace.from as f64))
+    }
+
     /// How each connection of a worker speaks. Plain ones are spread evenly over all.
     pub fn modes(&self, worker: u64) -> Vec<Mode> {
         let first: u64 = (0..worker).map(|before| share(self.connections, before, self.workers)).sum();
@@ -152,10 +164,15 @@ impl Config {
         if connections / workers > CONNECTIONS_MAX {
             return Err(format!("--connections {connections}: a worker takes at most {CONNECTIONS_MAX}"));
         }
-        if self.rate_per_s.is_some_and(|rate| rate < workers) {
-            return Err(format!(
-                "--rate is below --threads {workers}: each worker sends at least one line per second; use fewer threads"
-            ));
+        if let Some(pace) = self.pace {
+            if pace.from.min(pace.to) < workers {
+                return Err(format!(
+                    "--rate is below --threads {workers}: each worker sends at least one line per second; use fewer threads"
+                ));
+            }
+            if pace.from.max(pace.to) > RATE_MAX {
+                return Err(format!("--rate: at most {RATE_MAX} lines per second"));
+            }
         }
         if self.lines.is_some_and(|lines| lines < workers) {
             return Err(format!("--total-logs is below --threads {workers}: use fewer threads"));
@@ -234,14 +251,44 @@ fn cpus(args: &Args) -> Result<Option<CpuList>, String> {
     Ok(Some(list.clone()))
 }
 
-fn rate(args: &Args) -> Result<Option<u64>, String> {
-    match (args.closed, args.rate) {
+fn pace(args: &Args, duration: Option<Duration>) -> Result<Option<Pace>, String> {
+    let (from, to) = match (args.closed, args.rate) {
         (true, Some(rate)) if args.rate_was_typed => {
-            Err(format!("--closed and --rate {rate} exclude one another: a closed loop has no schedule"))
+            return Err(format!("--closed and --rate {rate} exclude one another: a closed loop has no schedule"));
         }
-        (true, _) | (false, None | Some(0)) => Ok(None),
-        (false, Some(rate)) => Ok(Some(rate)),
+        (true, _) | (false, None | Some(RateRange { from: 0, to: 0 })) => {
+            let orphan = [("--step", args.step.is_some()), ("--arrival poisson", args.arrival == Arrival::Poisson)];
+            return match orphan.iter().find(|(_, is_typed)| *is_typed) {
+                Some((flag, _)) => {
+                    Err(format!("{flag} is for an open loop, and a closed loop has no schedule; add --rate"))
+                }
+                None => Ok(None),
+            };
+        }
+        (false, Some(RateRange { from, to })) => (from, to),
+    };
+    let pace = Pace { from, to, step_ns: args.step.map(|step| step.as_nanos() as u64), arrival: args.arrival };
+    if from == to {
+        return match args.step {
+            Some(_) => Err("--step goes from one rate to another; write --rate as A:B, like 1000:5000".into()),
+            None => Ok(Some(pace)),
+        };
     }
+    let Some(duration) = duration else {
+        return Err(format!(
+            "--rate {from}:{to} changes over the time of the run; say how long that is with --duration"
+        ));
+    };
+    if duration.as_nanos() > u128::from(OVER_MAX_NS) {
+        return Err("--duration: a rate changes within a week at most".into());
+    }
+    if let Some(step) = args.step {
+        let is_whole = !step.is_zero() && duration.as_nanos().is_multiple_of(step.as_nanos());
+        if !is_whole || duration < step * 2 {
+            return Err(format!("--step {step:?}: --duration {duration:?} is not two or more steps of that length"));
+        }
+    }
+    Ok(Some(pace))
 }
 
 /// One limit that is given lifts the default of the other, so that `-d 60s` is a minute and not a thousand lines.
@@ -300,6 +347,19 @@ mod tests {
             ("-t 4 -c 8 -R 3", "--rate is below --threads 4"),
             ("-t 4 -c 8 -n 3", "--total-logs is below"),
             ("--closed -R 100", "exclude one another"),
+            ("-R 1:2000 -d 1s -t 2 -c 2", "--rate is below --threads 2"),
+            ("-R 100:200 -n 100", "say how long that is with --duration"),
+            ("-R 100000001", "at most 100000000"),
+            ("-R 100:200:300", "100:200:300"),
+            ("-R 10: -d 1s", "10:"),
+            ("-R 100 --step 1s -d 4s", "write --rate as A:B"),
+            ("-R 1:9 --step 1500ms -d 4s", "two or more steps"),
+            ("-R 1:9 --step 4s -d 4s", "two or more steps"),
+            ("-R 1:9 --step 0 -d 4s", "two or more steps"),
+            ("-R 1:9 -d 200h", "within a week"),
+            ("--step 1s", "add --rate"),
+            ("--arrival poisson", "add --rate"),
+            ("-R 10 --arrival often", "one of fixed, poisson"),
             ("--batch 0", "at least 1"),
             ("--record-size 20", "112 to 131072"),
             ("--ledger l.json --stamp none", "carry their identity"),
@@ -318,6 +378,18 @@ mod tests {
             let error = resolve(line).expect_err(line);
             assert!(error.contains(sentence), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn a_rate_is_a_number_or_goes_from_one_to_another() {
+        let pace = |line: &str| resolve(line).unwrap().pace;
+        assert_eq!(pace("-R 1000"), Some(Pace::fixed(1000)));
+        assert_eq!((pace("-R 0"), pace(""), pace("--closed")), (None, None, None));
+        let ramp = Pace { from: 1000, to: 500, step_ns: None, arrival: Arrival::Poisson };
+        assert_eq!(pace("-R 1000:500 -d 10s --arrival poisson"), Some(ramp));
+        let stairs = Pace { from: 1, to: 9, step_ns: Some(2_000_000_000), arrival: Arrival::Fixed };
+        assert_eq!(pace("-R 1:9 -d 10s --step 2s"), Some(stairs));
+        assert_eq!(resolve("-R 1000:500 -d 10s").unwrap().target_per_s(), Some(750.0));
     }
 
     #[test]

@@ -84,12 +84,12 @@ impl Worker {
     pub fn run(
         mut self,
         start_ns: u64,
-        schedule: Option<Schedule>,
+        mut schedule: Option<Schedule>,
         orders: &Orders,
         outlet: &Outlet<(u16, Word)>,
     ) -> Outcome {
         let mut end_ns = self.task.duration_ns.map_or(u64::MAX, |duration_ns| start_ns + duration_ns);
-        if let (Some(schedule), Some(_)) = (schedule, self.task.duration_ns) {
+        if let (Some(schedule), Some(_)) = (&mut schedule, self.task.duration_ns) {
             // Every line is owed whose time comes before the end, however late it is.
             let owed = schedule.due(end_ns - 1);
             self.task.lines = Some(self.task.lines.map_or(owed, |lines| lines.min(owed)));
@@ -117,9 +117,9 @@ impl Worker {
                 break;
             }
             let lines = self.per_datagram.min(self.lines_left());
-            match schedule.map(|schedule| schedule.at(self.next_slot + lines - 1)) {
+            match schedule.as_mut().map(|schedule| schedule.at(self.next_slot + lines - 1)) {
                 Some(due_ns) if due_ns > now_ns => self.wait(due_ns - now_ns),
-                _ => self.send(lines, schedule.as_ref(), now_ns),
+                _ => self.send(lines, schedule.as_mut(), now_ns),
             }
         }
         if !stopped && schedule.is_some() {
@@ -150,7 +150,7 @@ impl Worker {
     }
 
     /// One datagram, from the next sender in turn.
-    fn send(&mut self, lines: u64, schedule: Option<&Schedule>, now_ns: u64) {
+    fn send(&mut self, lines: u64, schedule: Option<&mut Schedule>, now_ns: u64) {
         let count = self.sockets.len() as u64;
         let at = (self.next_slot / self.per_datagram % count) as usize;
         let Socket { socket, stamp, sent } = &mut self.sockets[at];

@@ -10,11 +10,8 @@ impl Draw {
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
+        self.0 = self.0.wrapping_add(STEP);
+        mix(self.0)
     }
 
     /// A number below `bound`, or 0 where there is none.
@@ -33,6 +30,22 @@ impl Draw {
     }
 }
 
+/// Number `n` (from 0) of the sequence that `seed` decides, without those before it.
+#[inline]
+pub(crate) fn nth(seed: u64, n: u64) -> u64 {
+    mix(seed.wrapping_add(n.wrapping_add(1).wrapping_mul(STEP)))
+}
+
+#[inline]
+fn mix(state: u64) -> u64 {
+    let mut mixed = state;
+    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ mixed >> 31
+}
+
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,5 +54,6 @@ mod tests {
     fn a_seed_means_the_published_numbers_of_splitmix64() {
         let mut draw = Draw::new(1_234_567);
         assert_eq!([draw.next(), draw.next()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
+        assert_eq!([0, 1].map(|n| nth(1_234_567, n)), [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
     }
 }

@@ -87,7 +87,7 @@ impl Flight {
     }
 
     /// Every line up to `upto` is answered, as of `now_ns`. An older number than before changes nothing.
-    pub fn settle(&mut self, upto: u64, now_ns: u64, schedule: Option<&Schedule>, latency: &mut Latency) {
+    pub fn settle(&mut self, upto: u64, now_ns: u64, mut schedule: Option<&mut Schedule>, latency: &mut Latency) {
         let upto = upto.min(self.assigned);
         while self.settled < upto {
             let batch = self.batches.front().expect("every line under way is in a batch");
@@ -95,7 +95,7 @@ impl Flight {
             let count = last - self.settled;
             let service_ns = now_ns.saturating_sub(batch.sent_ns);
             latency.service.record(service_ns, count);
-            match schedule {
+            match &mut schedule {
                 None => latency.response.record(service_ns, count),
                 Some(schedule) => {
                     for seq in self.settled + 1..=last {
@@ -119,6 +119,8 @@ impl Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::law::Law;
+    use crate::schedule::{Arrival, Course};
 
     #[test]
     fn a_batch_is_measured_to_the_answer_of_its_last_line() {
@@ -134,12 +136,12 @@ mod tests {
     #[test]
     fn in_an_open_loop_each_line_counts_from_its_own_intended_time() {
         let (mut flight, mut latency) = (Flight::starting_at(1), Latency::new());
-        let schedule = Schedule::fixed(1_000_000, 0);
+        let mut schedule = Schedule::new(Course::new(Law::fixed(1_000_000), Arrival::Fixed, 1, (0, 1), 0));
         // Places 3, 4, 5 of the schedule: intended at 3, 4 and 5 us, sent together at 5 us, answered at 9 us.
         flight.assign(3, 3, 5_000);
         flight.wrote(3, 0);
-        flight.settle(2, 9_000, Some(&schedule), &mut latency);
-        flight.settle(3, 9_000, Some(&schedule), &mut latency);
+        flight.settle(2, 9_000, Some(&mut schedule), &mut latency);
+        flight.settle(3, 9_000, Some(&mut schedule), &mut latency);
         let near = |ns: u64| move |&(value, count): &(u64, u64)| value.abs_diff(ns) < 10 && count == 1;
         for expected in [4_000, 5_000, 6_000] {
             assert!(latency.response.counts().iter().any(near(expected)), "{:?}", latency.response.counts());

@@ -46,7 +46,7 @@ impl Records {
         let open = |path: &Option<PathBuf>| path.as_deref().map(Output::open).transpose();
         Ok(Records {
             run_id: format!("{:08x}", config.run),
-            target_per_s: config.rate_per_s.map(|rate| rate as f64),
+            target_per_s: config.target_per_s(),
             json: open(&config.places.json)?,
             series: open(&config.places.series)?,
             trouble: None,

@@ -98,8 +98,17 @@ pub struct TestConfig {
     pub compress: String,
     /// Lines per send at most.
     pub batch: u64,
-    /// Lines per second; none in a closed loop.
+    /// Lines per second, at first; none in a closed loop.
     pub rate: Option<u64>,
+    /// Lines per second at the end, where that is another rate.
+    #[serde(default)]
+    pub rate_to: Option<u64>,
+    /// How long each rate between the two was kept, in seconds; none where it changed evenly.
+    #[serde(default)]
+    pub step_s: Option<f64>,
+    /// How lines were spread, `fixed` or `poisson`; none in a closed loop.
+    #[serde(default)]
+    pub arrival: Option<String>,
     /// The limit in lines.
     pub total_logs: Option<u64>,
     /// The limit in seconds.
@@ -178,7 +187,7 @@ pub struct Results {
 /// The rate that was asked for against the one that was kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
-    /// Asked for, in lines per second.
+    /// Asked for, in lines per second: the mean where it changes.
     pub target: f64,
     /// Kept: lines offered per second.
     pub achieved: f64,

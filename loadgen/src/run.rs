@@ -12,7 +12,7 @@ use crate::ledger::{Ledger, Mode};
 use crate::packer::Compression;
 use crate::report::{Client, Gate, Rate, Report, Resources, Results, SCHEMA, System, Test, TestConfig, Tool};
 use crate::report::{Verification, utc};
-use crate::schedule::{Schedule, share};
+use crate::schedule::{Course, Schedule, share};
 use crate::tally::Tally;
 use crate::timeline::{Second, Timeline};
 use crate::validity::Judge;
@@ -242,9 +242,11 @@ impl Job {
         };
         say(Word::Ready);
         let Ok(start_ns) = go.recv() else { return };
-        let schedule = config
-            .rate_per_s
-            .map(|rate| Schedule::of_worker(rate, u64::from(number), config.workers).starting_at(start_ns));
+        let schedule = config.pace.map(|pace| {
+            let law = pace.law(config.duration.map(|duration| duration.as_nanos() as u64));
+            let place = (u64::from(number), config.workers);
+            Schedule::new(Course::new(law, pace.arrival, config.shape.seed, place, start_ns))
+        });
         let outcome = run(start_ns, schedule);
         say(Word::Done(Box::new(outcome)));
     }
@@ -305,7 +307,7 @@ fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>) -> T
         plain if plain == config.connections => "plain",
         _ => "mixed",
     };
-    let model = if config.rate_per_s.is_some() { "open" } else { "closed" };
+    let model = if config.pace.is_some() { "open" } else { "closed" };
     Test {
         name: format!("{model} loop, {mode} mode"),
         config: TestConfig {
@@ -316,10 +318,13 @@ fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>) -> T
             connections: config.connections,
             workers: config.workers,
             cpu_list: config.cpus.as_ref().map(ToString::to_string),
-            pipeline: config.rate_per_s.is_none().then_some(config.depth),
+            pipeline: config.pace.is_none().then_some(config.depth),
             compress: config.compression.map_or("none", Compression::as_str).into(),
             batch: config.batch,
-            rate: config.rate_per_s,
+            rate: config.pace.map(|pace| pace.from),
+            rate_to: config.pace.filter(|pace| pace.to != pace.from).map(|pace| pace.to),
+            step_s: config.pace.and_then(|pace| pace.step_ns).map(|ns| ns as f64 / 1e9),
+            arrival: config.pace.map(|pace| pace.arrival.as_str().into()),
             total_logs: config.lines,
             duration_s: config.duration.map(|duration| duration.as_secs_f64()),
             record_size: config.shape.record_size,
@@ -342,9 +347,9 @@ fn results(config: &Config, sum: &Sum) -> Results {
     let (tally, latency) = (&sum.tally, &sum.latency);
     let span_s = sum.span_ns as f64 / 1e9;
     let per_s = |count: u64| if span_s > 0.0 { count as f64 / span_s } else { 0.0 };
-    let rate = config.rate_per_s.map(|target| {
+    let rate = config.target_per_s().map(|target| {
         let achieved = per_s(tally.offered);
-        Rate { target: target as f64, achieved, ratio: achieved / target as f64 }
+        Rate { target, achieved, ratio: achieved / target }
     });
     Results {
         offered: tally.offered,

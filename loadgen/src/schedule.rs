@@ -1,54 +1,159 @@
-//! When each line should be sent: `t_k = t0 + k * 1e9 / rate`, in closed form, in integer nanoseconds.
+//! When each line should be sent: in closed form from its number, in integer nanoseconds.
 //!
-//! Nothing is accumulated and nothing is derived from a wake-up, so that being late once moves no later line. There is
-//! no clock here.
+//! Nothing is accumulated from one line to the next and nothing is derived from a wake-up, so that being late once moves
+//! no later line. There is no clock here. How many lines a second there are to be is a [`Law`]'s; this file deals them out
+//! to workers, evenly or by chance.
 
-/// The plan of one worker: fixed distances from a first instant.
+use crate::law::Law;
+use crate::poisson::Poisson;
+
+/// What a run was asked to offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Lines per second of all workers, at first.
+    pub from: u64,
+    /// And at the end.
+    pub to: u64,
+    /// How long each rate on the way is kept; `None` goes evenly from one to the other.
+    pub step_ns: Option<u64>,
+    /// How lines are spread.
+    pub arrival: Arrival,
+}
+
+/// How lines are spread over the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrival {
+    /// At even distances.
+    #[default]
+    Fixed,
+    /// Independently of one another, as those of many clients that know nothing of each other.
+    Poisson,
+}
+
+impl Arrival {
+    /// Its name on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Arrival::Fixed => "fixed",
+            Arrival::Poisson => "poisson",
+        }
+    }
+}
+
+impl Pace {
+    /// One rate, evenly.
+    pub fn fixed(per_s: u64) -> Pace {
+        Pace { from: per_s, to: per_s, step_ns: None, arrival: Arrival::Fixed }
+    }
+
+    /// The rate over a run of that length; a rate that does not change needs none.
+    ///
+    /// # Panics
+    /// Where a rate changes and there is no length, or the length is no multiple of the steps': that is refused before.
+    pub fn law(&self, duration_ns: Option<u64>) -> Law {
+        if self.from == self.to {
+            return Law::fixed(self.from);
+        }
+        let duration_ns = duration_ns.expect("a rate that changes does so within a time");
+        match self.step_ns {
+            None => Law::ramp(self.from, self.to, duration_ns),
+            Some(step_ns) => Law::steps(&self.steps(duration_ns / step_ns), step_ns),
+        }
+    }
+
+    /// The rates of `count` steps, from the first to the last.
+    fn steps(&self, count: u64) -> Vec<u64> {
+        assert!(count >= 2, "there are two steps, or there is nothing between the rates");
+        let (from, way) = (i128::from(self.from), i128::from(self.to) - i128::from(self.from));
+        let last = i128::from(count - 1);
+        // Rounded to the nearest; a rate is never negative, so neither is what is divided.
+        (0..i128::from(count)).map(|step| ((from * last + way * step + last / 2) / last) as u64).collect()
+    }
+}
+
+/// The plan of one worker: a course, and perhaps another one from some line on.
+#[derive(Clone, Debug)]
 pub struct Schedule {
-    rate_per_s: u64,
-    phase_ns: u64,
+    first: Course,
+    /// The number of its first line, and what it does from there.
+    then: Option<(u64, Course)>,
+}
+
+/// Lines from an instant on.
+#[derive(Clone, Debug)]
+pub struct Course {
+    law: Law,
+    turns: Turns,
+    start_ns: u64,
+}
+
+/// Which of the run's lines are this worker's.
+#[derive(Clone, Debug)]
+enum Turns {
+    /// One in `workers`, in turn: the lines of all of them are the run's, exactly.
+    Even { worker: u64, workers: u64 },
+    /// As many, by chance.
+    Chance(Box<Poisson>),
+}
+
+impl Course {
+    /// The part of worker `worker` of `workers` in `law`, begun at `start_ns`. `seed` decides what is left to chance.
+    pub fn new(law: Law, arrival: Arrival, seed: u64, (worker, workers): (u64, u64), start_ns: u64) -> Course {
+        let turns = match arrival {
+            Arrival::Fixed => Turns::Even { worker, workers },
+            Arrival::Poisson => Turns::Chance(Box::new(Poisson::new(seed, worker, workers))),
+        };
+        Course { law, turns, start_ns }
+    }
+
+    #[inline]
+    fn at(&mut self, k: u64) -> u64 {
+        let since_ns = match &mut self.turns {
+            Turns::Even { worker, workers } => self.law.at(k * *workers + *worker),
+            Turns::Chance(poisson) => self.law.at_place(poisson.place(k)),
+        };
+        self.start_ns.saturating_add(since_ns)
+    }
+
+    #[inline]
+    fn due(&mut self, now_ns: u64) -> u64 {
+        let Some(elapsed_ns) = now_ns.checked_sub(self.start_ns) else { return 0 };
+        match &mut self.turns {
+            // Lines `worker`, `worker + workers`, … of those that are due.
+            Turns::Even { worker, workers } => self.law.due(elapsed_ns).saturating_sub(*worker).div_ceil(*workers),
+            Turns::Chance(poisson) => poisson.before(self.law.due_place(elapsed_ns)),
+        }
+    }
 }
 
 impl Schedule {
-    /// One line every `1e9 / rate_per_s` nanoseconds, the first at `phase_ns`.
-    ///
-    /// # Panics
-    /// Where the rate is 0: that is no schedule.
-    pub fn fixed(rate_per_s: u64, phase_ns: u64) -> Schedule {
-        assert!(rate_per_s > 0, "a schedule has a rate");
-        Schedule { rate_per_s, phase_ns }
+    /// That course, for ever.
+    pub fn new(course: Course) -> Schedule {
+        Schedule { first: course, then: None }
     }
 
-    /// The plan of worker `worker` of `workers`: the rates add up to `rate_per_s` exactly, and the workers take turns
-    /// instead of sending all at once.
-    pub fn of_worker(rate_per_s: u64, worker: u64, workers: u64) -> Schedule {
-        let own = share(rate_per_s, worker, workers);
-        Schedule::fixed(own, scaled(worker, rate_per_s))
+    /// From line `line` on, another course. Lines before it keep their times, and those of the first course that were not
+    /// sent by then are given up.
+    pub fn turn(&mut self, line: u64, course: Course) {
+        self.then = Some((line, course));
     }
 
-    /// The same plan, begun at that time.
-    pub fn starting_at(self, start_ns: u64) -> Schedule {
-        Schedule { phase_ns: self.phase_ns + start_ns, ..self }
-    }
-
-    /// When line `k` (from 0) should be sent, in nanoseconds from the start of the run.
+    /// When line `k` (from 0) should be sent.
     #[inline]
-    pub fn at(&self, k: u64) -> u64 {
-        self.phase_ns + scaled(k, self.rate_per_s)
+    pub fn at(&mut self, k: u64) -> u64 {
+        match &mut self.then {
+            Some((line, course)) if k >= *line => course.at(k - *line),
+            Some(_) | None => self.first.at(k),
+        }
     }
 
     /// How many lines should have been sent by `now_ns`: the number of `k` with `at(k) <= now_ns`.
     #[inline]
-    pub fn due(&self, now_ns: u64) -> u64 {
-        let Some(elapsed_ns) = now_ns.checked_sub(self.phase_ns) else {
-            return 0;
-        };
-        // floor(k * 1e9 / rate) <= e  <=>  k * 1e9 < (e + 1) * rate  <=>  k < ceil((e + 1) * rate / 1e9)
-        let product = (u128::from(elapsed_ns) + 1) * u128::from(self.rate_per_s);
-        match u64::try_from(product) {
-            Ok(product) => product.div_ceil(NS_PER_S),
-            Err(_) => product.div_ceil(u128::from(NS_PER_S)) as u64,
+    pub fn due(&mut self, now_ns: u64) -> u64 {
+        match &mut self.then {
+            Some((line, course)) if now_ns >= course.start_ns => *line + course.due(now_ns),
+            Some((line, _)) => self.first.due(now_ns).min(*line),
+            None => self.first.due(now_ns),
         }
     }
 }
@@ -58,55 +163,100 @@ pub fn share(total: u64, worker: u64, workers: u64) -> u64 {
     total / workers + u64::from(worker < total % workers)
 }
 
-/// `k * 1e9 / rate`, rounded down, without overflow.
-#[inline]
-fn scaled(k: u64, rate_per_s: u64) -> u64 {
-    match k.checked_mul(NS_PER_S) {
-        Some(product) => product / rate_per_s,
-        None => (u128::from(k) * u128::from(NS_PER_S) / u128::from(rate_per_s)) as u64,
-    }
-}
-
-const NS_PER_S: u64 = 1_000_000_000;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::law::RATE_MAX;
     use proptest::prelude::*;
 
-    #[test]
-    fn a_rate_that_does_not_divide_a_second_never_drifts() {
-        for rate in [3, 7, 999, 30_011, 1_000_003, 14_000_000] {
-            let schedule = Schedule::fixed(rate, 0);
-            for second in [1, 60, 86_400, 31_536_000] {
-                assert_eq!(schedule.at(rate * second), second * NS_PER_S, "rate {rate} after {second} s");
-            }
-        }
-        let third = Schedule::fixed(3, 0);
-        assert_eq!([third.at(0), third.at(1), third.at(2), third.at(3)], [0, 333_333_333, 666_666_666, 1_000_000_000]);
+    const S: u64 = 1_000_000_000;
+
+    fn even(law: &Law, worker: u64, workers: u64, start_ns: u64) -> Schedule {
+        Schedule::new(Course::new(law.clone(), Arrival::Fixed, 1, (worker, workers), start_ns))
     }
 
-    #[test]
-    fn the_shares_of_the_workers_add_up_and_take_turns() {
-        for (rate, workers) in [(10, 3), (100_003, 8), (7, 7)] {
-            let plans: Vec<_> = (0..workers).map(|worker| Schedule::of_worker(rate, worker, workers)).collect();
-            assert_eq!(plans.iter().map(|plan| plan.rate_per_s).sum::<u64>(), rate);
-            let firsts: Vec<_> = plans.iter().map(|plan| plan.at(0)).collect();
-            assert!(firsts.windows(2).all(|pair| pair[0] < pair[1]), "{firsts:?}");
-        }
+    fn chance(law: &Law, seed: u64, worker: u64, workers: u64) -> Schedule {
+        Schedule::new(Course::new(law.clone(), Arrival::Poisson, seed, (worker, workers), 0))
+    }
+
+    fn laws() -> impl Strategy<Value = Law> {
+        let rate = || prop_oneof![1..=RATE_MAX, 1u64..100_000];
+        prop_oneof![
+            rate().prop_map(Law::fixed),
+            (rate(), rate(), 1..1000 * S).prop_map(|(from, to, over_ns)| Law::ramp(from, to, over_ns)),
+            (proptest::collection::vec(rate(), 1..20), 1..100 * S)
+                .prop_map(|(rates, step_ns)| Law::steps(&rates, step_ns)),
+        ]
+    }
+
+    fn assert_inverse(schedule: &mut Schedule, now_ns: u64) {
+        let due = schedule.due(now_ns);
+        assert!(due == 0 || schedule.at(due - 1) <= now_ns, "line {} is due by {now_ns}", due - 1);
+        assert!(schedule.at(due) > now_ns, "line {due} is not due by {now_ns}");
     }
 
     proptest! {
         #[test]
         fn due_counts_exactly_the_lines_whose_time_has_come(
-            rate in 1u64..50_000_000, phase in 0u64..2_000_000_000, now in 0u64..100_000_000_000_000,
+            law in laws(), worker in 0u64..7, start_ns in 0..3 * S, now_ns in 0..2000 * S,
         ) {
-            let schedule = Schedule::fixed(rate, phase);
-            let due = schedule.due(now);
-            if due > 0 {
-                prop_assert!(schedule.at(due - 1) <= now);
-            }
-            prop_assert!(schedule.at(due) > now);
+            assert_inverse(&mut even(&law, worker, 7, start_ns), now_ns);
         }
+
+        #[test]
+        fn the_lines_of_all_workers_are_those_of_the_run(law in laws(), workers in 1u64..9, now_ns in 0..2000 * S) {
+            let mut plans: Vec<_> = (0..workers).map(|worker| even(&law, worker, workers, 0)).collect();
+            prop_assert_eq!(plans.iter_mut().map(|plan| plan.due(now_ns)).sum::<u64>(), law.due(now_ns));
+            let mut times: Vec<u64> = plans.iter_mut().flat_map(|plan| [0, 1, 2].map(|k| plan.at(k))).collect();
+            times.sort_unstable();
+            prop_assert_eq!(times, (0..3 * workers).map(|line| law.at(line)).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn a_second_course_begins_where_it_is_told_and_moves_no_earlier_line(
+            first in laws(), second in laws(), line in 0u64..10_000, turn_ns in 0..20 * S, now_ns in 0..40 * S,
+        ) {
+            let mut before = even(&first, 1, 2, 0);
+            let mut schedule = before.clone();
+            // What is not sent by the turn is given up, so no line is promised that was not due.
+            let line = line.min(before.due(turn_ns.saturating_sub(1)));
+            schedule.turn(line, Course::new(second.clone(), Arrival::Fixed, 1, (1, 2), turn_ns));
+            assert_inverse(&mut schedule, now_ns);
+            if line > 0 {
+                prop_assert_eq!(schedule.at(line - 1), before.at(line - 1));
+            }
+            prop_assert_eq!(schedule.at(line), turn_ns + second.at(1));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+        #[test]
+        fn chance_keeps_to_its_law(law in laws(), seed in any::<u64>(), worker in 0u64..3, share in 0.0..1.0f64) {
+            // No more than some ten thousand lines, or the test draws for minutes.
+            let now_ns = (law.at(40_000) as f64 * share) as u64;
+            let mut schedule = chance(&law, seed, worker, 3);
+            assert_inverse(&mut schedule, now_ns);
+            let (due, expected) = (schedule.due(now_ns) as f64, law.due(now_ns) as f64 / 3.0);
+            prop_assert!((due - expected).abs() < 6.0 * expected.sqrt() + 6.0, "{due} lines, {expected} expected");
+        }
+    }
+
+    #[test]
+    fn workers_take_turns_and_none_has_all_of_a_second() {
+        let mut firsts: Vec<u64> = (0..7).map(|worker| even(&Law::fixed(7), worker, 7, 0).at(0)).collect();
+        firsts.dedup();
+        assert_eq!(firsts.len(), 7);
+        assert!(firsts.windows(2).all(|pair| pair[0] < pair[1]), "{firsts:?}");
+    }
+
+    #[test]
+    fn a_pace_is_what_was_asked_for() {
+        let pace = |from, to, step_ns| Pace { from, to, step_ns, arrival: Arrival::Fixed };
+        assert_eq!(pace(10, 10, None).law(None), Law::fixed(10));
+        assert_eq!(pace(10, 10, Some(S)).law(Some(5 * S)), Law::fixed(10));
+        assert_eq!(pace(10, 30, None).law(Some(5 * S)), Law::ramp(10, 30, 5 * S));
+        assert_eq!(pace(10, 30, Some(S)).law(Some(5 * S)), Law::steps(&[10, 15, 20, 25, 30], S));
+        assert_eq!(pace(30, 10, Some(2 * S)).law(Some(8 * S)), Law::steps(&[30, 23, 17, 10], 2 * S));
     }
 }

@@ -168,7 +168,7 @@ impl Kit {
     fn desk(&mut self, now_ns: u64) -> Desk<'_> {
         Desk {
             corpus: &mut self.corpus,
-            schedule: self.schedule,
+            schedule: self.schedule.as_mut(),
             latency: &mut self.latency,
             tally: &mut self.tally,
             complaints: &mut self.complaints,
@@ -244,7 +244,7 @@ impl Worker {
         self.last_settled_ns = start_ns;
         self.kit.schedule = schedule;
         let mut end_ns = self.task.duration_ns.map_or(u64::MAX, |duration_ns| start_ns + duration_ns);
-        if let (Some(schedule), Some(_)) = (schedule, self.task.duration_ns) {
+        if let (Some(schedule), Some(_)) = (&mut self.kit.schedule, self.task.duration_ns) {
             // An open loop owes every line whose time comes before the end, however late it is.
             let owed = schedule.due(end_ns - 1);
             self.task.lines = Some(self.task.lines.map_or(owed, |lines| lines.min(owed)));
@@ -334,9 +334,8 @@ impl Worker {
             event = self.io.next();
         }
         self.fire_timers();
-        match self.kit.schedule {
-            Some(schedule) if self.sending => self.send_due(&schedule),
-            _ => {}
+        if self.sending && self.kit.schedule.is_some() {
+            self.send_due();
         }
         if nothing && eager == 0 && self.eager.is_empty() && slot == self.next_slot {
             self.gauge.idle();
@@ -344,7 +343,7 @@ impl Worker {
         self.serve_eager();
     }
 
-    fn wait_for(&self, until_ns: u64, now_ns: u64) -> Duration {
+    fn wait_for(&mut self, until_ns: u64, now_ns: u64) -> Duration {
         if !self.eager.is_empty() {
             return Duration::ZERO;
         }
@@ -354,7 +353,7 @@ impl Worker {
         }
         // While no connection has room, an event says when one has; the schedule does not.
         let is_full = self.stall.is_some_and(|stall| stall.until_ns.is_none());
-        if let (true, false, Some(schedule)) = (self.sending, is_full, self.kit.schedule) {
+        if let (true, false, Some(schedule)) = (self.sending, is_full, &mut self.kit.schedule) {
             // A sleeping thread wakes late by about this much, so the rest is spun.
             at_ns = at_ns.min(schedule.at(self.next_slot).saturating_sub(SPIN_NS));
         }
@@ -432,12 +431,13 @@ impl Worker {
 
     /// Open loop: deals out the lines whose turn has come, in rotation. A line that no connection can take stays the
     /// next one; it is late, and counts from its own time.
-    fn send_due(&mut self, schedule: &Schedule) {
+    fn send_due(&mut self) {
         let count = self.connections.len();
         let mut refused_in_a_row = 0;
         while refused_in_a_row < count {
             let now_ns = self.clock.now_ns();
-            let due = schedule.due(now_ns).saturating_sub(self.next_slot).min(self.lines_left());
+            let due_upto = self.kit.schedule.as_mut().map_or(0, |schedule| schedule.due(now_ns));
+            let due = due_upto.saturating_sub(self.next_slot).min(self.lines_left());
             if due == 0 {
                 self.stall = None;
                 return;
@@ -454,7 +454,7 @@ impl Worker {
                 stall.until_ns.get_or_insert(now_ns);
             }
             let lines = due.div_ceil(count as u64).min(self.task.batch).min(room);
-            self.note_slip(schedule, lines, now_ns);
+            self.note_slip(lines, now_ns);
             if let Err(fault) = self.send(at, lines) {
                 self.handle_fault(at, fault);
             }
@@ -465,7 +465,8 @@ impl Worker {
     }
 
     /// How late the next `lines` are, and by whose fault.
-    fn note_slip(&mut self, schedule: &Schedule, lines: u64, now_ns: u64) {
+    fn note_slip(&mut self, lines: u64, now_ns: u64) {
+        let Some(schedule) = &mut self.kit.schedule else { return };
         for slot in self.next_slot..self.next_slot + lines {
             let intended_ns = schedule.at(slot);
             self.kit.latency.slip.record(now_ns.saturating_sub(intended_ns), 1);
