@@ -170,11 +170,26 @@ pub struct Args {
     #[arg(long, env = "LOADGEN_LEDGER", value_name = "FILE")]
     pub ledger: Option<PathBuf>,
     /// The report as JSON; `-` is standard output.
-    #[arg(long, env = "LOADGEN_JSON", value_name = "FILE")]
+    #[arg(short = 'o', long, env = "LOADGEN_JSON", value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// One row per second as lines of JSON, written while the run goes on; `-` is standard output.
     #[arg(long, env = "LOADGEN_SERIES", value_name = "FILE")]
     pub series: Option<PathBuf>,
+    /// The histograms of every second as HdrHistogram's interval log, which its readers in other languages take.
+    #[arg(long, env = "LOADGEN_HLOG", value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
+    /// The percentile distribution of the response times as wrk2 prints it, in milliseconds.
+    #[arg(long, env = "LOADGEN_HDR", value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
+    /// Locust's CSV files: PREFIX_stats.csv, PREFIX_stats_history.csv, PREFIX_failures.csv.
+    #[arg(long, env = "LOADGEN_CSV", value_name = "PREFIX")]
+    pub csv: Option<PathBuf>,
+    /// The result as metrics, in OpenMetrics text.
+    #[arg(long, env = "LOADGEN_PROMETHEUS", value_name = "FILE")]
+    pub prometheus: Option<PathBuf>,
+    /// A JUnit test case per gate, and one for whether the measurement is valid.
+    #[arg(long, env = "LOADGEN_JUNIT", value_name = "FILE")]
+    pub junit: Option<PathBuf>,
     /// Fails (exit code 3) where a greater share of the lines failed, like 1%.
     #[arg(long, env = "LOADGEN_MAX_ERROR_RATE", value_parser = proportion, value_name = "SHARE")]
     pub max_error_rate: Option<f64>,

@@ -121,7 +121,15 @@ impl Config {
             stamped: args.stamp,
             run: args.run_id.unwrap_or_else(random_run),
             ledger: args.ledger.clone(),
-            places: Places { json: args.json.clone(), series: args.series.clone() },
+            places: Places {
+                json: args.json.clone(),
+                series: args.series.clone(),
+                hlog: args.hlog.clone(),
+                hdr: args.hdr.clone(),
+                csv: args.csv.clone(),
+                prometheus: args.prometheus.clone(),
+                junit: args.junit.clone(),
+            },
             quiet: args.quiet,
             error_rate_max: args.max_error_rate,
         };
@@ -207,10 +215,14 @@ impl Config {
     /// Two files in one place would be neither.
     fn check_places(&self) -> Result<(), String> {
         let ledger = self.ledger.iter().map(|path| ("--ledger", path));
-        let mut taken: Vec<(&str, &PathBuf)> = Vec::new();
+        let mut taken: Vec<(&str, PathBuf)> = Vec::new();
+        if self.places.csv.as_deref().is_some_and(is_stdout) {
+            return Err("--csv is the beginning of three names, and three files do not go to standard output".into());
+        }
+        let ledger = ledger.map(|(flag, path)| (flag, path.clone()));
         for (flag, path) in ledger.chain(self.places.all()) {
             if let Some((other, _)) = taken.iter().find(|(_, there)| *there == path) {
-                let place = if is_stdout(path) { "standard output".into() } else { path.display().to_string() };
+                let place = if is_stdout(&path) { "standard output".into() } else { path.display().to_string() };
                 return Err(format!("{other} and {flag} both go to {place}; name another place for one of them"));
             }
             taken.push((flag, path));
@@ -318,12 +330,13 @@ const WORKERS_MAX: u64 = 999;
 const CONNECTIONS_MAX: u64 = 500_000;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::cli::Cli;
     use clap::CommandFactory;
 
-    fn resolve(line: &str) -> Result<Config, String> {
+    /// What a command line means.
+    pub(crate) fn resolve(line: &str) -> Result<Config, String> {
         let words = std::iter::once("ringest-loadgen").chain(line.split_whitespace());
         let matches = Cli::command().try_get_matches_from(words).map_err(|error| error.to_string())?;
         let cli = Cli::from_matches(&matches).map_err(|error| error.to_string())?;
@@ -367,6 +380,8 @@ mod tests {
             ("--cpu-list 1000", "not open to this process"),
             ("--udp --compress line", "datagrams are plain text"),
             ("--json - --series -", "--json and --series both go to standard output"),
+            ("--csv -", "three files do not go to standard output"),
+            ("--csv a --series a_stats_history.csv", "--series and --csv both go to a_stats_history.csv"),
             ("--json r --ledger r", "--ledger and --json both go to r"),
             ("--tls --ca-cert /none", "--ca-cert (CA_CERT_PATH): /none cannot be read"),
             ("--tls --client-cert c.crt", "go together"),

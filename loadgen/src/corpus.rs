@@ -11,6 +11,7 @@
 
 use crate::draw::Draw;
 use libdeflater::crc32;
+use sha2::{Digest, Sha256};
 use std::fmt;
 
 /// What the lines look like.
@@ -85,13 +86,13 @@ impl Corpus {
         self.starts.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().expect("there are lines")
     }
 
-    /// Checksum of the unstamped lines: two runs with the same fingerprint sent the same text.
-    pub fn fingerprint(&self) -> u32 {
+    /// SHA-256 of the unstamped lines in lower-case hex: two runs with the same fingerprint sent the same text.
+    pub fn fingerprint(&self) -> String {
         let mut text = self.bytes[..self.starts[self.lines] as usize].to_vec();
         for start in &self.starts[..self.lines] {
             text[*start as usize..][HEAD.len()..TEXT_AT].copy_from_slice(BLANK);
         }
-        crc32(&text)
+        Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Whether a server has to refuse line `seq`.

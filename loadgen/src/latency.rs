@@ -3,7 +3,9 @@
 //! Percentiles come from added histograms, never from averaged percentiles, and nothing is clamped: what passes the
 //! range is counted. The one place that knows the hdrhistogram crate.
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};
 
 /// Response (done − intended), service (done − sent) and slip (sent − intended), in nanoseconds.
@@ -59,7 +61,7 @@ pub struct Spread {
 impl Spread {
     /// Nothing measured yet.
     pub fn new() -> Spread {
-        let histogram = Histogram::new_with_bounds(1, HOUR_NS, 3).expect("these bounds and digits are valid");
+        let histogram = Histogram::new_with_bounds(1, HOUR_NS, DIGITS).expect("these bounds and digits are valid");
         Spread { histogram, beyond: 0 }
     }
 
@@ -88,6 +90,26 @@ impl Spread {
         self.histogram.value_at_quantile(quantile)
     }
 
+    /// The shortest, 0 where there is none.
+    pub fn min(&self) -> u64 {
+        if self.histogram.is_empty() { 0 } else { self.histogram.min() }
+    }
+
+    /// The longest, 0 where there is none.
+    pub fn max(&self) -> u64 {
+        self.histogram.max()
+    }
+
+    /// The mean in nanoseconds.
+    pub fn mean(&self) -> f64 {
+        self.histogram.mean()
+    }
+
+    /// The standard deviation in nanoseconds.
+    pub fn stdev(&self) -> f64 {
+        self.histogram.stdev()
+    }
+
     /// How many were counted within the range.
     pub fn len(&self) -> u64 {
         self.histogram.len()
@@ -98,15 +120,24 @@ impl Spread {
         self.histogram.is_empty() && self.beyond == 0
     }
 
+    /// How many stayed within `ns`, to three digits.
+    pub fn count_upto(&self, ns: u64) -> u64 {
+        self.histogram.count_between(0, ns)
+    }
+
+    /// How many were longer than the range.
+    pub fn beyond(&self) -> u64 {
+        self.beyond
+    }
+
     /// The figures of a report, in microseconds.
     pub fn figures(&self) -> Figures {
         let us = |ns: u64| ns as f64 / 1000.0;
-        let empty = self.histogram.is_empty();
         Figures {
             count: self.len(),
-            min: if empty { 0.0 } else { us(self.histogram.min()) },
-            mean: self.histogram.mean() / 1000.0,
-            stdev: self.histogram.stdev() / 1000.0,
+            min: us(self.min()),
+            mean: self.mean() / 1000.0,
+            stdev: self.stdev() / 1000.0,
             p50: us(self.at(0.50)),
             p90: us(self.at(0.90)),
             p95: us(self.at(0.95)),
@@ -118,7 +149,42 @@ impl Spread {
         }
     }
 
-    /// Every recorded value in nanoseconds with its count, so that runs can be added by whoever reads a report.
+    /// The distribution in steps that halve the distance to the whole after each `ticks`.
+    pub fn steps(&self, ticks: u32) -> impl Iterator<Item = Step> {
+        let mut upto = 0;
+        self.histogram.iter_quantiles(ticks).map(move |step| {
+            upto += step.count_since_last_iteration();
+            Step { ns: step.value_iterated_to(), quantile: step.quantile_iterated_to(), upto }
+        })
+    }
+
+    /// Buckets of [`SUB_BUCKETS`], as HdrHistogram counts them.
+    pub fn buckets(&self) -> usize {
+        self.histogram.distinct_values() / (SUB_BUCKETS / 2) - 1
+    }
+
+    /// HdrHistogram's V2 form, deflated, in base64: what every port of it reads. Durations beyond the range are not in it.
+    pub fn encode(&self) -> String {
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new().serialize(&self.histogram, &mut bytes).expect("memory takes every histogram");
+        BASE64_STANDARD.encode(bytes)
+    }
+
+    /// Reads what [`encode`](Spread::encode) wrote, `beyond` being what is not in it.
+    ///
+    /// # Errors
+    /// A sentence, where it is no histogram, or one of other bounds.
+    pub fn decode(text: &str, beyond: u64) -> Result<Spread, String> {
+        let bytes = BASE64_STANDARD.decode(text).map_err(|error| format!("no base64: {error}"))?;
+        let histogram: Histogram<u64> =
+            Deserializer::new().deserialize(&mut bytes.as_slice()).map_err(|error| format!("no histogram: {error}"))?;
+        if (histogram.low(), histogram.high(), histogram.sigfig()) != (1, HOUR_NS, DIGITS) {
+            return Err("its bounds are not 1 ns to 1 h with three digits".into());
+        }
+        Ok(Spread { histogram, beyond })
+    }
+
+    /// Every recorded value in nanoseconds with its count.
     pub fn counts(&self) -> Vec<(u64, u64)> {
         self.histogram
             .iter_recorded()
@@ -133,8 +199,20 @@ impl Default for Spread {
     }
 }
 
+/// One step of a distribution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// The duration.
+    pub ns: u64,
+    /// Which share stays within it, 0 to 1.
+    pub quantile: f64,
+    /// How many stay within it.
+    pub upto: u64,
+}
+
 /// A distribution in the figures people ask for, in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Figures {
     /// How many durations.
     pub count: u64,
@@ -162,11 +240,33 @@ pub struct Figures {
     pub beyond_range: u64,
 }
 
+/// Five steps, then the distance to the whole is halved: what HdrHistogram's tools print.
+pub const HALVING_TICKS: u32 = 5;
+/// The values that a bucket of three digits tells apart.
+pub const SUB_BUCKETS: usize = 2048;
+const DIGITS: u8 = 3;
 const HOUR_NS: u64 = 3_600_000_000_000;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// What an encoded histogram holds, for tests that read it by other means.
+    pub(crate) fn unbase64(text: &str) -> Vec<u8> {
+        BASE64_STANDARD.decode(text).unwrap()
+    }
+
+    #[test]
+    fn a_histogram_survives_being_written_and_read() {
+        let mut spread = Spread::new();
+        (1..5_000u64).for_each(|n| spread.record(n * n * 1_003, n));
+        spread.record(HOUR_NS * 3, 4);
+        let read = Spread::decode(&spread.encode(), spread.beyond()).unwrap();
+        assert_eq!(read.counts(), spread.counts());
+        assert_eq!(read.figures(), spread.figures());
+        assert_eq!(Spread::decode(&Spread::new().encode(), 0).unwrap().figures(), Spread::new().figures());
+        assert!(Spread::decode("HISTnot base64", 0).is_err() && Spread::decode("AAAA", 0).is_err());
+    }
 
     #[test]
     fn added_histograms_are_the_histogram_of_all() {

@@ -34,6 +34,8 @@ pub mod replies;
 pub mod report;
 pub mod run;
 pub mod schedule;
+#[cfg(test)]
+mod schema;
 pub mod session;
 pub mod sink;
 pub mod stream;

@@ -64,13 +64,13 @@ fn send(config: &Config) -> Result<u8, (u8, String)> {
     if let Some(path) = &config.ledger {
         finished.ledger.save(path).map_err(|error| could_not(error.to_string()))?;
     }
-    records.finish(&finished).map_err(could_not)?;
+    records.finish(&finished.report).map_err(could_not)?;
     let code = code(&finished);
     if code == COULD_NOT_RUN {
         say("no line was answered; is that a Ringest server, and does it make progress?");
     }
     if !config.quiet {
-        let is_taken = config.places.all().any(|(_, path)| is_stdout(path));
+        let is_taken = config.places.all().iter().any(|(_, path)| is_stdout(path));
         for test in &finished.report.tests {
             print(test, is_taken).map_err(could_not)?;
         }

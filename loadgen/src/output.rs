@@ -12,8 +12,17 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Output {
     place: Place,
-    /// Whether something was written.
-    begun: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// What was there before is still there.
+    Untouched,
+    /// So many bytes were written.
+    Written(u64),
+    /// Something could not be written, and what was written before is left as it is.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -33,43 +42,62 @@ impl Output {
     /// # Errors
     /// A sentence that names the file.
     pub fn open(path: &Path) -> Result<Output, String> {
-        let place =
-            if is_stdout(path) { Place::Stdout } else { open_file(path).map_err(|error| refuse(path, &error))? };
-        Ok(Output { place, begun: false })
+        let place = if is_stdout(path) { Place::Stdout } else { open_file(path)? };
+        Ok(Output { place, state: State::Untouched })
     }
 
-    /// Writes more. The first time takes the place of what was there.
+    /// Writes more. The first time takes the place of what was there. What cannot be written as a whole is not written, so
+    /// that lines stay whole, and neither is what comes after it.
     ///
     /// # Errors
-    /// A sentence that names the file.
+    /// A sentence that names the file, once.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let begins = !std::mem::replace(&mut self.begun, true);
-        match &mut self.place {
+        let before = match self.state {
+            State::Untouched => None,
+            State::Written(len) => Some(len),
+            State::Failed => return Ok(()),
+        };
+        let outcome = match &mut self.place {
             Place::Stdout => {
                 let mut stdout = io::stdout().lock();
                 let outcome = stdout.write_all(bytes).and_then(|()| stdout.flush());
                 outcome.map_err(|error| format!("cannot write to standard output: {error}"))
             }
             Place::File { file, path, .. } => {
-                let is_regular = file.metadata().is_ok_and(|there| there.is_file());
-                // Pipes and devices have no length.
-                let cut = if begins && is_regular { file.set_len(0) } else { Ok(()) };
-                cut.and_then(|()| file.write_all(bytes)).map_err(|error| refuse(path, &error))
+                put(file, bytes, before).map_err(|error| format!("cannot write {}: {error}", path.display()))
             }
-        }
+        };
+        self.state =
+            if outcome.is_ok() { State::Written(before.unwrap_or(0) + bytes.len() as u64) } else { State::Failed };
+        outcome
     }
+}
+
+/// Writes `bytes` behind the `before` that were written already; none where what is there is to go.
+fn put(file: &mut File, bytes: &[u8], before: Option<u64>) -> io::Result<()> {
+    // Pipes and devices have no length.
+    let is_regular = file.metadata()?.is_file();
+    if before.is_none() && is_regular {
+        file.set_len(0)?;
+    }
+    let outcome = file.write_all(bytes);
+    if outcome.is_err() && is_regular {
+        // The error that is told is the first.
+        let _ = file.set_len(before.unwrap_or(0));
+    }
+    outcome
 }
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if let (Place::File { path, is_new: true, .. }, false) = (&self.place, self.begun) {
+        if let (Place::File { path, is_new: true, .. }, State::Untouched) = (&self.place, self.state) {
             // An empty file that stays is no harm.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-fn open_file(path: &Path) -> io::Result<Place> {
+fn open_file(path: &Path) -> Result<Place, String> {
     let open = |is_new| -> io::Result<Place> {
         let file = OpenOptions::new().write(true).create_new(is_new).open(path)?;
         Ok(Place::File { file, path: path.into(), is_new })
@@ -78,10 +106,7 @@ fn open_file(path: &Path) -> io::Result<Place> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(false),
         opened => opened,
     }
-}
-
-fn refuse(path: &Path, error: &io::Error) -> String {
-    format!("cannot write {}: {error}", path.display())
+    .map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -112,6 +137,13 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_is_told_once_and_ends_the_file_with_what_was_whole() {
+        let mut output = Output::open(Path::new("/dev/full")).unwrap();
+        assert!(output.append(b"x").unwrap_err().contains("cannot write /dev/full"));
+        assert_eq!(output.append(b"x"), Ok(()));
+    }
+
+    #[test]
     fn a_place_that_cannot_be_written_is_named_when_it_is_opened() {
         let directory = tempfile::tempdir().unwrap();
         for path in [directory.path().to_owned(), directory.path().join("no/such/place")] {
@@ -119,6 +151,5 @@ mod tests {
             assert!(error.starts_with(&format!("cannot write {}: ", path.display())), "{error}");
         }
         Output::open(Path::new("/dev/null")).unwrap().append(b"gone").unwrap();
-        assert!(Output::open(Path::new("/dev/full")).unwrap().append(b"x").unwrap_err().contains("/dev/full"));
     }
 }

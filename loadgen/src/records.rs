@@ -1,14 +1,21 @@
 //! What a run leaves in files: opened together before it begins, fed while it runs, finished when it ends.
 //!
-//! It decides which bytes go where, and measures nothing. A file that fails during the run does not end it: the first
-//! failure is told afterwards.
+//! All files are of one run and of the same counts and histograms. It decides which bytes go where, and measures nothing.
+//! A file that fails during the run does not end it: the first failure is told afterwards.
+
+mod exposition;
+mod hgrm;
+mod hlog;
+mod junit;
+mod locust;
 
 use crate::config::Config;
 use crate::output::Output;
-use crate::run::Finished;
+use crate::report::Report;
 use crate::timeline::Second;
+use locust::History;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where the files of a run go; `-` is standard output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,13 +24,35 @@ pub struct Places {
     pub json: Option<PathBuf>,
     /// One row per second.
     pub series: Option<PathBuf>,
+    /// The histograms of every second.
+    pub hlog: Option<PathBuf>,
+    /// The percentile distribution of the response times.
+    pub hdr: Option<PathBuf>,
+    /// How the names of Locust's files begin.
+    pub csv: Option<PathBuf>,
+    /// The result as metrics.
+    pub prometheus: Option<PathBuf>,
+    /// The result as test cases.
+    pub junit: Option<PathBuf>,
 }
 
 impl Places {
     /// Every file by the flag that named it.
-    pub fn all(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
-        let all = [("--json", &self.json), ("--series", &self.series)];
-        all.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?)))
+    pub fn all(&self) -> Vec<(&'static str, PathBuf)> {
+        let Places { json, series, hlog, hdr, csv, prometheus, junit } = self;
+        let named = [
+            ("--json", json),
+            ("--series", series),
+            ("--hlog", hlog),
+            ("--hdr", hdr),
+            ("--prometheus", prometheus),
+            ("--junit", junit),
+        ];
+        let mut all: Vec<_> = named.into_iter().filter_map(|(flag, path)| Some((flag, path.clone()?))).collect();
+        if let Some(prefix) = csv {
+            all.extend([STATS, HISTORY, FAILURES].map(|end| ("--csv", csv_path(prefix, end))));
+        }
+        all
     }
 }
 
@@ -32,8 +61,17 @@ impl Places {
 pub struct Records {
     run_id: String,
     target_per_s: Option<f64>,
+    connections: u64,
     json: Option<Output>,
     series: Option<Output>,
+    hlog: Option<Output>,
+    hdr: Option<Output>,
+    stats: Option<Output>,
+    history: Option<(Output, History)>,
+    failures: Option<Output>,
+    prometheus: Option<Output>,
+    junit: Option<Output>,
+    has_begun: bool,
     trouble: Option<String>,
 }
 
@@ -43,36 +81,73 @@ impl Records {
     /// # Errors
     /// A sentence that names the one that cannot be written.
     pub fn open(config: &Config) -> Result<Records, String> {
+        let places = &config.places;
         let open = |path: &Option<PathBuf>| path.as_deref().map(Output::open).transpose();
+        let csv = |end| places.csv.as_deref().map(|prefix| Output::open(&csv_path(prefix, end))).transpose();
         Ok(Records {
             run_id: format!("{:08x}", config.run),
             target_per_s: config.target_per_s(),
-            json: open(&config.places.json)?,
-            series: open(&config.places.series)?,
+            connections: config.connections,
+            json: open(&places.json)?,
+            series: open(&places.series)?,
+            hlog: open(&places.hlog)?,
+            hdr: open(&places.hdr)?,
+            stats: csv(STATS)?,
+            history: csv(HISTORY)?.map(|output| (output, History::default())),
+            failures: csv(FAILURES)?,
+            prometheus: open(&places.prometheus)?,
+            junit: open(&places.junit)?,
+            has_begun: false,
             trouble: None,
         })
     }
 
     /// Takes a second that is over.
     pub fn see(&mut self, second: &Second) {
+        let begins = !std::mem::replace(&mut self.has_begun, true);
+        let mut told = Ok(());
         if let Some(series) = &mut self.series {
             let row = second.row(&self.run_id, self.target_per_s);
             let mut line = serde_json::to_vec(&row).expect("a row is always JSON");
             line.push(b'\n');
-            if let Err(why) = series.append(&line) {
-                self.series = None;
-                self.trouble.get_or_insert(why);
-            }
+            told = told.and(series.append(&line));
+        }
+        if let Some(hlog) = &mut self.hlog {
+            let head = if begins { hlog::head(second.began) } else { String::new() };
+            told = told.and(hlog.append((head + &hlog::lines(second)).as_bytes()));
+        }
+        if let Some((output, history)) = &mut self.history {
+            let mut rows = if begins { History::head() } else { Vec::new() };
+            rows.extend(history.row(self.connections, second));
+            told = told.and(output.append(&rows));
+        }
+        if let Err(why) = told {
+            self.trouble.get_or_insert(why);
         }
     }
 
-    /// Writes what is known when a run has ended, one file's failure not keeping the others from being written.
+    /// Writes what is known when a run has ended. One file's failure does not keep the others from being written.
     ///
     /// # Errors
     /// A sentence about the first file that could not be written, now or before.
-    pub fn finish(self, finished: &Finished) -> Result<(), String> {
-        let written = self.json.map_or(Ok(()), |mut json| json.append(&json_bytes(&finished.report)));
-        self.trouble.map_or(Ok(()), Err).and(written)
+    pub fn finish(self, report: &Report) -> Result<(), String> {
+        let mut told = self.trouble.map_or(Ok(()), Err);
+        let mut put = |output: Option<Output>, text: &dyn Fn() -> Result<Vec<u8>, String>| {
+            if let Some(mut output) = output {
+                let outcome = text().and_then(|text| output.append(&text));
+                told = std::mem::replace(&mut told, Ok(())).and(outcome);
+            }
+        };
+        put(self.json, &|| Ok(json_bytes(report)));
+        put(self.stats, &|| locust::stats(&report.tests));
+        put(self.failures, &|| Ok(locust::failures(&report.tests)));
+        put(self.junit, &|| Ok(junit::text(report)));
+        // Of several tests the last one is what the others led to.
+        if let Some(test) = report.tests.last() {
+            put(self.hdr, &|| Ok(hgrm::text(&test.results.latency()?.response).into_bytes()));
+            put(self.prometheus, &|| Ok(exposition::text(report, test, &test.results.latency()?).into_bytes()));
+        }
+        told
     }
 }
 
@@ -82,3 +157,13 @@ pub fn json_bytes(value: &impl Serialize) -> Vec<u8> {
     text.push(b'\n');
     text
 }
+
+fn csv_path(prefix: &Path, end: &str) -> PathBuf {
+    let mut name = prefix.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+const STATS: &str = "_stats.csv";
+const HISTORY: &str = "_stats_history.csv";
+const FAILURES: &str = "_failures.csv";

@@ -2,7 +2,7 @@
 //!
 //! It is data alone: no figure here is computed from another figure, only from counts and histograms.
 
-use crate::latency::Figures;
+use crate::latency::{Figures, Latency, Spread};
 use crate::validity::Validity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,8 +15,10 @@ pub const SCHEMA: &str = "ringest.loadgen.v1";
 
 /// The result of one or more measurements.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Report {
-    /// [`SCHEMA`].
+    /// The name and version of the form.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA)))]
     pub schema: String,
     /// The run, as it is written in each line.
     pub run_id: String,
@@ -26,8 +28,8 @@ pub struct Report {
     pub tool: Tool,
     /// The seed of the lines.
     pub seed: u64,
-    /// Fingerprint of the lines' text: equal numbers, equal bytes.
-    pub payload_crc32: String,
+    /// SHA-256 of the lines' text before it is stamped: equal numbers, equal bytes.
+    pub payload_sha256: String,
     /// Where it was measured.
     pub system: System,
     /// The measurements.
@@ -38,6 +40,7 @@ pub struct Report {
 
 /// What measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Tool {
     /// The program.
     pub name: String,
@@ -47,6 +50,7 @@ pub struct Tool {
 
 /// Where it was measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct System {
     /// The processor's name.
     pub cpu: String,
@@ -58,6 +62,7 @@ pub struct System {
 
 /// One measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Test {
     /// What it is called.
     pub name: String,
@@ -77,6 +82,7 @@ pub struct Test {
 
 /// How a measurement was run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TestConfig {
     /// Host and port as they were given.
     pub target: String,
@@ -132,6 +138,7 @@ pub struct TestConfig {
 
 /// What came out of a measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Results {
     /// Lines whose turn came.
     pub offered: u64,
@@ -180,12 +187,56 @@ pub struct Results {
     pub service_us: Figures,
     /// From the intended time to the sending, in microseconds; empty in a closed loop.
     pub slip_us: Figures,
-    /// Every recorded response time in nanoseconds with its count, for adding runs.
-    pub response_ns_counts: Vec<(u64, u64)>,
+    /// The three distributions in full.
+    pub histograms: Histograms,
+}
+
+/// Distributions in nanoseconds in HdrHistogram's V2 form, deflated, in base64: what its readers in other languages take,
+/// and what adds up. What was longer than an hour is not in them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Histograms {
+    /// From the intended time (open loop) or the sending (closed loop) to the answer.
+    pub response: String,
+    /// From the sending to the answer.
+    pub service: String,
+    /// From the intended time to the sending.
+    pub slip: String,
+}
+
+impl Histograms {
+    /// Written down.
+    pub fn of(latency: &Latency) -> Histograms {
+        let Latency { response, service, slip } = latency;
+        Histograms { response: response.encode(), service: service.encode(), slip: slip.encode() }
+    }
+}
+
+impl Results {
+    /// Lines of which nothing more will be heard.
+    pub fn finished(&self) -> u64 {
+        self.acked + self.refused_as_meant + self.sent + self.failed
+    }
+
+    /// The distributions that a report was made of.
+    ///
+    /// # Errors
+    /// A sentence, where what is written there is no histogram.
+    pub fn latency(&self) -> Result<Latency, String> {
+        let read = |name: &str, text: &str, figures: &Figures| {
+            Spread::decode(text, figures.beyond_range).map_err(|why| format!("histograms.{name}: {why}"))
+        };
+        Ok(Latency {
+            response: read("response", &self.histograms.response, &self.response_us)?,
+            service: read("service", &self.histograms.service, &self.service_us)?,
+            slip: read("slip", &self.histograms.slip, &self.slip_us)?,
+        })
+    }
 }
 
 /// The rate that was asked for against the one that was kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Rate {
     /// Asked for, in lines per second: the mean where it changes.
     pub target: f64,
@@ -197,6 +248,7 @@ pub struct Rate {
 
 /// What a measurement cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Resources {
     /// The generator itself, so that its headroom is seen.
     pub client: Client,
@@ -204,6 +256,7 @@ pub struct Resources {
 
 /// What the generator cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Client {
     /// Processor time of its workers per offered line, in nanoseconds.
     pub cpu_ns_per_record: f64,
@@ -215,6 +268,7 @@ pub struct Client {
 
 /// A condition, and whether it was met.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Gate {
     /// What had to hold.
     pub expr: String,
@@ -228,6 +282,7 @@ pub struct Gate {
 
 /// Whether what was measured can be proved.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Verification {
     /// The ledger, where one was written.
     pub ledger: Option<String>,
@@ -341,8 +396,14 @@ fn civil(days: i64) -> (i64, i64, i64) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A report of a run of one worker that has measured nothing yet.
+    pub(crate) fn sample() -> Report {
+        let config = crate::config::tests::resolve("-n 1000 -c 3 --seed 7 --run-id 7f3a9c01").unwrap();
+        crate::run::report_of(&config, crate::io::Engine::Epoll, &crate::run::Sum::default(), None, "0".repeat(64))
+    }
     use std::time::Duration;
 
     #[test]

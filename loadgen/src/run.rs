@@ -10,12 +10,14 @@ use crate::io::Engine;
 use crate::latency::Latency;
 use crate::ledger::{Ledger, Mode};
 use crate::packer::Compression;
-use crate::report::{Client, Gate, Rate, Report, Resources, Results, SCHEMA, System, Test, TestConfig, Tool};
+use crate::report::{
+    Client, Gate, Histograms, Rate, Report, Resources, Results, SCHEMA, System, Test, TestConfig, Tool,
+};
 use crate::report::{Verification, utc};
 use crate::schedule::{Course, Schedule, share};
 use crate::tally::Tally;
 use crate::timeline::{Second, Timeline};
-use crate::validity::Judge;
+use crate::validity::{Judge, Verdict};
 use crate::worker::{Clock, Orders, Outcome, Task, Word, Worker};
 use ringest_sys::cpu;
 use ringest_sys::signal::{Signal, Signals};
@@ -48,7 +50,6 @@ pub fn run(
     see: &mut dyn FnMut(&Second),
 ) -> Result<Finished, String> {
     let timestamp = utc(SystemTime::now());
-    let system = System::here();
     let peer = find(config)?;
     let corpus = Corpus::new(&config.shape, config.stamped);
     let crew = Crew::start(config, engine, peer, &corpus)?;
@@ -57,27 +58,38 @@ pub fn run(
     let mut ledger = Ledger::new(config.run);
     ledger.connections.clone_from(&sum.entries);
     ledger.connections.sort_by_key(|entry| (entry.worker, entry.conn));
-    let report = Report {
+    let report = Report { timestamp, ..report_of(config, engine, &sum, signal, corpus.fingerprint()) };
+    Ok(Finished { report, ledger, signal })
+}
+
+/// The report of what was gathered.
+pub(crate) fn report_of(
+    config: &Config,
+    engine: Engine,
+    sum: &Sum,
+    signal: Option<Signal>,
+    payload_sha256: String,
+) -> Report {
+    Report {
         schema: SCHEMA.into(),
-        run_id: ledger.run.clone(),
-        timestamp,
+        run_id: format!("{:08x}", config.run),
+        timestamp: utc(SystemTime::now()),
         tool: Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() },
         seed: config.shape.seed,
-        payload_crc32: format!("{:08x}", corpus.fingerprint()),
-        system,
+        payload_sha256,
+        system: System::here(),
         verification: Verification {
             ledger: config.ledger.as_ref().map(|path| path.display().to_string()),
             books_closed: sum.tally.offered == sum.tally.finished(),
             complaints: sum.complaints.clone(),
         },
-        tests: vec![test(config, engine, &sum, signal)],
-    };
-    Ok(Finished { report, ledger, signal })
+        tests: vec![test(config, engine, sum, signal)],
+    }
 }
 
 /// What all workers left, added up.
 #[derive(Debug, Default)]
-struct Sum {
+pub(crate) struct Sum {
     tally: Tally,
     latency: Latency,
     entries: Vec<crate::ledger::Entry>,
@@ -94,9 +106,9 @@ impl Sum {
         Sum { judge: Judge::new(config.workers as usize, processors), ..Sum::default() }
     }
 
-    fn note(&mut self, worker: u16, interval: &Interval) {
+    fn note(&mut self, worker: u16, interval: &Interval) -> Verdict {
         self.latency.add(&interval.latency);
-        self.judge.note(usize::from(worker), &interval.signs);
+        self.judge.note(usize::from(worker), &interval.signs)
     }
 
     fn add(&mut self, outcome: Outcome) {
@@ -119,6 +131,8 @@ struct Crew {
     words: Receiver<(u16, Word)>,
     spares: Vec<Sender<Latency>>,
     stop: Arc<AtomicBool>,
+    /// When the first line is due.
+    began: SystemTime,
 }
 
 impl Crew {
@@ -152,17 +166,18 @@ impl Crew {
             }
         }
         let start_ns = clock.now_ns() + HEAD_START_NS;
+        let began = SystemTime::now() + Duration::from_nanos(HEAD_START_NS);
         for start in starts {
             start.send(start_ns).map_err(|_| "a worker ended before it began; see above")?;
         }
-        Ok(Crew { words, spares, stop })
+        Ok(Crew { words, spares, stop, began })
     }
 
     /// Gathers what the workers measure until the last is done.
     fn watch(self, config: &Config, signals: &Signals, see: &mut dyn FnMut(&Second)) -> (Sum, Option<Signal>) {
         let mut sum = Sum::new(config);
         let mut host = Host::new(config.cpus.as_ref());
-        let mut timeline = Timeline::new(config.workers);
+        let mut timeline = Timeline::new(config.workers, self.began);
         let mut signal = None;
         let mut working = config.workers;
         while working > 0 {
@@ -176,8 +191,8 @@ impl Crew {
             match self.words.recv_timeout(LOOK_EVERY) {
                 Ok((worker, Word::Interval(mut interval))) => {
                     interval.signs.stolen_ns = host.stolen_ns(usize::from(worker), interval.signs.span_ns);
-                    sum.note(worker, &interval);
-                    timeline.note(worker, &interval);
+                    let verdict = sum.note(worker, &interval);
+                    timeline.note(worker, &interval, verdict);
                     let mut spare = interval.latency;
                     spare.reset();
                     // A worker that is done takes no more.
@@ -375,7 +390,7 @@ fn results(config: &Config, sum: &Sum) -> Results {
         response_us: latency.response.figures(),
         service_us: latency.service.figures(),
         slip_us: latency.slip.figures(),
-        response_ns_counts: latency.response.counts(),
+        histograms: Histograms::of(latency),
     }
 }
 

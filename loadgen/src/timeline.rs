@@ -11,14 +11,17 @@
 //! | key | means |
 //! |---|---|
 //! | `schema`, `run_id` | [`SCHEMA`], and the run as it is written in each line |
-//! | `second` | the second of the run that the row began in, from 0; strictly rising but where a phase ends within one |
-//! | `phase` | `warmup`, `measured` or `drain`: what it began with |
+//! | `second` | the second of the run that the row began in, from 0; two rows share one where a phase ends within it |
+//! | `phase` | `warmup`, `measured` or `drain`; a report counts the last two |
 //! | `start_s`, `length_s` | when it began, in seconds from the first line's turn, and how long it was; a row begins where the one before ended |
 //! | `target_per_s` | the rate that was asked for; null in a closed loop |
 //! | `offered`, `acked`, `refused_as_meant`, `sent`, `failed` | lines whose turn came, that the server said it took, bad ones it refused, datagrams' lines, failed ones |
 //! | `failures`, `faults` | failed lines by reason; what went wrong with connections by kind |
 //! | `bytes`, `sends`, `connects`, `resent`, `nacks`, `goaways` | bytes and calls that went to sockets, connections opened, lines written again, answers |
 //! | `late_ours`, `late_blocked` | lines sent late though a connection had room; because none had |
+//! | `validity` | the worst [verdict](crate::validity::Verdict) of a worker on this row alone |
+//! | `busy`, `queued`, `stolen` | shares of the workers' time: something to do, waiting for a processor, the processor given to another guest |
+//! | `overslept_max_us` | how much later than it asked to a worker woke up at worst |
 //! | `response_us`, `service_us`, `slip_us` | the [figures](crate::latency::Figures) of the row's own histograms, in microseconds |
 //! | `response_counts`, `service_counts` | `[from, count]`: how many took from `from` nanoseconds up to the end of that bucket |
 //!
@@ -29,9 +32,10 @@ use crate::interval::{Interval, Phase};
 use crate::latency::{Figures, Latency};
 use crate::report::span;
 use crate::tally::Tally;
-use crate::validity::Signs;
+use crate::validity::{Signs, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 /// The name and version of the series' form.
 pub const SCHEMA: &str = "ringest.series.v1";
@@ -42,12 +46,17 @@ pub struct Timeline {
     /// What each worker has told so far.
     told: Vec<Told>,
     /// Seconds that some worker has yet to tell about.
-    open: BTreeMap<u64, Second>,
-    /// The first second that has not been closed.
-    next: u64,
+    open: BTreeMap<Key, Second>,
+    /// The last one that was closed.
+    last: Option<Key>,
     /// Where the last closed one ended.
     end_ns: u64,
+    /// When the run began.
+    began: SystemTime,
 }
+
+/// A second and the phase of it.
+type Key = (u64, Phase);
 
 /// How far one worker's story goes.
 #[derive(Clone, Debug, Default)]
@@ -58,8 +67,10 @@ struct Told {
 }
 
 /// What all workers measured in one second, in full.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Second {
+    /// When the first line's turn was, by the wall clock.
+    pub began: SystemTime,
     /// Its number in the run, from 0.
     pub number: u64,
     /// When it began, from the first line's turn.
@@ -72,18 +83,20 @@ pub struct Second {
     pub latency: Latency,
     /// Whether the schedule was kept.
     pub signs: Signs,
-    /// The part of the run that it began in.
+    /// The worst that is to be thought of a worker.
+    pub verdict: Verdict,
+    /// The part of the run that it belongs to.
     pub phase: Phase,
 }
 
 impl Timeline {
-    /// A run of so many workers that has not begun.
-    pub fn new(workers: u64) -> Timeline {
-        Timeline { told: vec![Told::default(); workers as usize], open: BTreeMap::new(), next: 0, end_ns: 0 }
+    /// A run of so many workers, the first line of which is due at `began`.
+    pub fn new(workers: u64, began: SystemTime) -> Timeline {
+        Timeline { told: vec![Told::default(); workers as usize], open: BTreeMap::new(), last: None, end_ns: 0, began }
     }
 
-    /// Takes what a worker tells while it works.
-    pub fn note(&mut self, worker: u16, interval: &Interval) {
+    /// Takes what a worker tells while it works, and what is to be thought of it.
+    pub fn note(&mut self, worker: u16, interval: &Interval, verdict: Verdict) {
         let Interval { tally, latency, to_ns: end_ns, .. } = interval;
         let told = &mut self.told[usize::from(worker)];
         let counts = tally.since(&told.tally);
@@ -94,12 +107,17 @@ impl Timeline {
             return;
         }
         // By its beginning, because a worker is a little late with its word, and never early.
-        let number = (start_ns / SECOND_NS).max(self.next);
-        let begun = || Second { number, phase: interval.phase, ..Second::default() };
-        let second = self.open.entry(number).or_insert_with(begun);
+        let mut key = (start_ns / SECOND_NS, interval.phase);
+        if let Some(last) = self.last.filter(|last| *last >= key) {
+            // Told late.
+            key = self.open.first_key_value().map_or((last.0 + 1, interval.phase), |(first, _)| *first);
+        }
+        let begun = || Second { number: key.0, phase: key.1, ..Second::new(self.began) };
+        let second = self.open.entry(key).or_insert_with(begun);
         second.tally.add(&counts);
         second.latency.add(latency);
         second.signs.add(&interval.signs);
+        second.verdict = second.verdict.max(verdict);
         second.end_ns = second.end_ns.max(told.end_ns);
     }
 
@@ -111,11 +129,11 @@ impl Timeline {
     /// The next second that every worker at work has told about. One that is far behind the others is not waited for: what
     /// it tells late counts when it is told.
     pub fn take(&mut self) -> Option<Second> {
-        let newest = *self.open.last_key_value()?.0;
-        let told = |number: u64| self.told.iter().all(|told| told.is_over || told.end_ns >= (number + 1) * SECOND_NS);
+        let newest = self.open.last_key_value()?.0.0;
         let first = *self.open.first_key_value()?.0;
-        let is_whole = told(first) || newest - first >= WAIT_MAX;
-        is_whole.then(|| self.close(first))
+        let end_ns = (first.0 + 1) * SECOND_NS;
+        let is_whole = self.told.iter().all(|told| told.is_over || told.end_ns >= end_ns);
+        (is_whole || newest - first.0 >= WAIT_MAX).then(|| self.close(first))
     }
 
     /// What is left where nobody will tell more.
@@ -124,17 +142,32 @@ impl Timeline {
         Some(self.close(first))
     }
 
-    fn close(&mut self, number: u64) -> Second {
-        let mut second = self.open.remove(&number).expect("the caller saw it among the open ones");
+    fn close(&mut self, key: Key) -> Second {
+        let mut second = self.open.remove(&key).expect("the caller saw it among the open ones");
         second.start_ns = self.end_ns;
         second.end_ns = second.end_ns.max(self.end_ns);
         self.end_ns = second.end_ns;
-        self.next = number + 1;
+        self.last = Some(key);
         second
     }
 }
 
 impl Second {
+    /// Nothing yet, of a run that began then.
+    pub fn new(began: SystemTime) -> Second {
+        Second {
+            began,
+            number: 0,
+            start_ns: 0,
+            end_ns: 0,
+            tally: Tally::default(),
+            latency: Latency::new(),
+            signs: Signs::default(),
+            verdict: Verdict::Ok,
+            phase: Phase::WarmUp,
+        }
+    }
+
     /// How long it was.
     pub fn length_s(&self) -> f64 {
         (self.end_ns - self.start_ns) as f64 / 1e9
@@ -163,7 +196,8 @@ impl Second {
 
     /// The row of the series, for a run that is to reach that rate.
     pub fn row(&self, run_id: &str, target_per_s: Option<f64>) -> Row {
-        let Second { number, start_ns, tally, latency, signs, phase, .. } = self;
+        let Second { number, start_ns, tally, latency, signs, phase, verdict, .. } = self;
+        let share = |ns: u64| if signs.span_ns == 0 { 0.0 } else { ns as f64 / signs.span_ns as f64 };
         Row {
             schema: SCHEMA.into(),
             run_id: run_id.into(),
@@ -187,6 +221,11 @@ impl Second {
             goaways: tally.goaways,
             late_ours: signs.late_ours.count(),
             late_blocked: signs.late_blocked.count(),
+            validity: verdict.as_str().into(),
+            busy: signs.busy(),
+            queued: share(signs.queued_ns),
+            stolen: share(signs.stolen_ns),
+            overslept_max_us: signs.overslept_max_ns as f64 / 1000.0,
             response_us: latency.response.figures(),
             service_us: latency.service.figures(),
             slip_us: latency.slip.figures(),
@@ -198,14 +237,16 @@ impl Second {
 
 /// One line of the series. What the keys mean is said [above](self).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Row {
-    /// [`SCHEMA`].
+    /// The name and version of the form.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA)))]
     pub schema: String,
     /// The run, as it is written in each line.
     pub run_id: String,
     /// The second of the run, from 0.
     pub second: u64,
-    /// `warmup`, `measured` or `drain`: what it began with.
+    /// `warmup`, `measured` or `drain`.
     pub phase: String,
     /// When it began, in seconds from the first line's turn.
     pub start_s: f64,
@@ -243,6 +284,16 @@ pub struct Row {
     pub late_ours: u64,
     /// Lines sent late because no connection had room.
     pub late_blocked: u64,
+    /// The worst verdict on a worker: `ok`, `server_bound`, `generator_bound` or `host_noise`.
+    pub validity: String,
+    /// Share of the workers' time in which they had something to do, 0 to 1.
+    pub busy: f64,
+    /// Share of their time in which they could have run and another thread had the processor, 0 to 1.
+    pub queued: f64,
+    /// Share of their time in which the processor was given to another guest of the host, 0 to 1.
+    pub stolen: f64,
+    /// How much later than it asked to a worker woke up at worst, in microseconds.
+    pub overslept_max_us: f64,
     /// Response times of this row, in microseconds.
     pub response_us: Figures,
     /// Service times of this row, in microseconds.
@@ -307,16 +358,16 @@ mod tests {
 
     #[test]
     fn a_second_waits_for_every_worker_and_holds_what_each_did_in_it() {
-        let mut timeline = Timeline::new(2);
-        timeline.note(0, &interval(10, 100, SECOND_NS + 300));
+        let mut timeline = Timeline::new(2, SystemTime::UNIX_EPOCH);
+        timeline.note(0, &interval(10, 100, SECOND_NS + 300), Verdict::Ok);
         assert!(timeline.take().is_none(), "the other worker has not told");
-        timeline.note(0, &interval(25, 100, 2 * SECOND_NS + 10));
-        timeline.note(1, &interval(7, 100, SECOND_NS + 90_000));
+        timeline.note(0, &interval(25, 100, 2 * SECOND_NS + 10), Verdict::Ok);
+        timeline.note(1, &interval(7, 100, SECOND_NS + 90_000), Verdict::Ok);
         let first = timeline.take().unwrap();
         assert_eq!((first.number, first.tally.offered, first.latency.response.len()), (0, 17, 2));
         assert_eq!((first.start_ns, first.end_ns), (0, SECOND_NS + 90_000));
         assert!(timeline.take().is_none());
-        timeline.note(1, &interval(8, 100, 2 * SECOND_NS));
+        timeline.note(1, &interval(8, 100, 2 * SECOND_NS), Verdict::Ok);
         let second = timeline.take().unwrap();
         assert_eq!((second.number, second.tally.offered), (1, 16));
         assert_eq!(second.start_ns, first.end_ns, "there is no gap");
@@ -324,18 +375,32 @@ mod tests {
 
     #[test]
     fn a_worker_that_hangs_is_not_waited_for_and_still_counts() {
-        let mut timeline = Timeline::new(2);
+        let mut timeline = Timeline::new(2, SystemTime::UNIX_EPOCH);
         let mut seconds = Vec::new();
         for number in 1..=20 {
-            timeline.note(0, &interval(number * 10, 100, number * SECOND_NS));
+            timeline.note(0, &interval(number * 10, 100, number * SECOND_NS), Verdict::Ok);
             seconds.extend(std::iter::from_fn(|| timeline.take()));
             assert!(timeline.open.len() as u64 <= WAIT_MAX);
         }
-        timeline.note(1, &interval(5, 100, 20 * SECOND_NS));
+        timeline.note(1, &interval(5, 100, 20 * SECOND_NS), Verdict::Ok);
         seconds.extend(std::iter::from_fn(|| timeline.take()));
         assert_eq!(seconds.len(), 20);
         assert_eq!(seconds.iter().map(|second| second.tally.offered).sum::<u64>(), 205);
         assert!(seconds.windows(2).all(|pair| pair[0].end_ns == pair[1].start_ns), "{:?}", offered(&seconds));
+    }
+
+    #[test]
+    fn a_second_in_which_a_phase_ends_is_two_rows_and_the_worst_verdict_is_shown() {
+        let mut timeline = Timeline::new(1, SystemTime::UNIX_EPOCH);
+        let warm_up = Interval { phase: Phase::WarmUp, ..interval(10, 100, SECOND_NS / 2) };
+        timeline.note(0, &warm_up, Verdict::GeneratorBound);
+        timeline.note(0, &interval(30, 100, SECOND_NS + 7), Verdict::Ok);
+        let rows: Vec<Row> =
+            std::iter::from_fn(|| timeline.take()).map(|second| second.row("7f3a9c01", None)).collect();
+        let said: Vec<_> =
+            rows.iter().map(|row| (row.second, row.phase.as_str(), row.offered, row.validity.as_str())).collect();
+        assert_eq!(said, [(0, "warmup", 10, "generator_bound"), (0, "measured", 20, "ok")]);
+        assert_eq!((rows[0].length_s, rows[1].start_s), (0.5, 0.5));
     }
 
     proptest! {
@@ -343,7 +408,7 @@ mod tests {
         fn the_rows_add_up_to_the_run_however_the_workers_tell(
             steps in prop::collection::vec((0u16..3, 0u64..50, 1u64..4_000), 1..80),
         ) {
-            let mut timeline = Timeline::new(3);
+            let mut timeline = Timeline::new(3, SystemTime::UNIX_EPOCH);
             let mut told = [(0, 0); 3];
             let (mut seconds, mut whole) = (Vec::new(), Latency::new());
             for (worker, more, ms) in steps {
@@ -352,7 +417,7 @@ mod tests {
                 *end_ns += ms * 1_000_000;
                 let interval = interval(*lines, ms, *end_ns);
                 whole.add(&interval.latency);
-                timeline.note(worker, &interval);
+                timeline.note(worker, &interval, Verdict::Ok);
                 seconds.extend(std::iter::from_fn(|| timeline.take()));
             }
             seconds.extend(std::iter::from_fn(|| timeline.take_rest()));
@@ -382,7 +447,7 @@ mod tests {
     fn buckets_hold_as_many_as_the_histogram() {
         let mut latency = Latency::new();
         (0..5_000u64).for_each(|n| latency.response.record(n * n * n, 3));
-        let second = Second { latency, end_ns: SECOND_NS, ..Second::default() };
+        let second = Second { latency, end_ns: SECOND_NS, ..Second::new(SystemTime::UNIX_EPOCH) };
         let row = second.row("7f3a9c01", Some(100.0));
         assert_eq!(row.response_counts.iter().map(|(_, count)| count).sum::<u64>(), 15_000);
         assert!(row.response_counts.windows(2).all(|pair| pair[0].0 < pair[1].0));

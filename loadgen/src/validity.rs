@@ -250,6 +250,7 @@ impl Judge {
 
 /// Whether a measurement means what it says, as it stands in a report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Validity {
     /// `ok`; `server_bound`: the server took no more, so its latencies are true and its rate was not reached;
     /// `generator_bound`: the generator was too slow, so the latencies are partly its own; `host_noise`: something else
