@@ -193,6 +193,9 @@ pub struct Args {
     /// Fails (exit code 3) where a greater share of the lines failed, like 1%.
     #[arg(long, env = "LOADGEN_MAX_ERROR_RATE", value_parser = proportion, value_name = "SHARE")]
     pub max_error_rate: Option<f64>,
+    /// Runs the same for a second against a sink that stores nothing, and says how much more the generator could have done.
+    #[arg(long, env = "LOADGEN_HEADROOM")]
+    pub headroom: bool,
     /// No progress and no table.
     #[arg(short, long, env = "LOADGEN_QUIET")]
     pub quiet: bool,

@@ -68,6 +68,8 @@ pub struct Config {
     pub places: Places,
     /// No progress, no table.
     pub quiet: bool,
+    /// Whether the same is run against a sink afterwards.
+    pub headroom: bool,
     /// The gate: failed lines out of finished ones, 0 to 1.
     pub error_rate_max: Option<f64>,
 }
@@ -131,6 +133,7 @@ impl Config {
                 junit: args.junit.clone(),
             },
             quiet: args.quiet,
+            headroom: args.headroom,
             error_rate_max: args.max_error_rate,
         };
         config.check()?;
@@ -234,6 +237,9 @@ impl Config {
 fn refuse_unsupported(args: &Args) -> Result<(), String> {
     if args.udp && args.tls {
         return Err("--udp and --tls (ENABLE_TLS): datagrams are plain text; leave one of them out".into());
+    }
+    if args.headroom && (args.tls || args.compress.0.is_some()) {
+        return Err("--headroom: the sink reads neither --tls nor --compress; leave it out, or them".into());
     }
     if args.udp && args.compress.0.is_some() {
         return Err("--udp and --compress (COMPRESS): datagrams are plain text; leave one of them out".into());
@@ -389,6 +395,7 @@ pub(crate) mod tests {
             ("--udp --datagram-size 0", "--datagram-size 0"),
             ("--udp --record-size 60000", "never divided"),
             ("--udp --tls", "plain text"),
+            ("--headroom --compress batch", "the sink reads neither"),
         ] {
             let error = resolve(line).expect_err(line);
             assert!(error.contains(sentence), "{line}: {error}");

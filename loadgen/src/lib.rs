@@ -18,6 +18,7 @@ pub mod datagrams;
 mod draw;
 pub mod flight;
 pub mod gauge;
+pub mod headroom;
 mod host;
 pub mod interval;
 pub mod io;

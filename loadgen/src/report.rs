@@ -2,6 +2,7 @@
 //!
 //! It is data alone: no figure here is computed from another figure, only from counts and histograms.
 
+use crate::headroom::Headroom;
 use crate::latency::{Figures, Latency, Spread};
 use crate::validity::Validity;
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,8 @@ pub struct Test {
     pub results: Results,
     /// What it cost.
     pub resources: Resources,
+    /// How much more the generator could have done, where that was measured.
+    pub headroom: Option<Headroom>,
     /// Whether the schedule was kept, and if not, whose fault that was.
     pub validity: Validity,
     /// The conditions it had to meet.
@@ -355,6 +358,9 @@ impl fmt::Display for Test {
         )?;
         for reason in &self.validity.reasons {
             write!(f, "\n               {reason}")?;
+        }
+        if let Some(headroom) = &self.headroom {
+            write!(f, "\n  headroom     {headroom}")?;
         }
         for gate in &self.gates {
             let word = if gate.pass { "pass" } else { "FAIL" };

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::connection::explain;
 use crate::corpus::Corpus;
 use crate::datagrams;
+use crate::headroom::Headroom;
 use crate::host::Host;
 use crate::interval::Interval;
 use crate::io::Engine;
@@ -53,12 +54,22 @@ pub fn run(
     let peer = find(config)?;
     let corpus = Corpus::new(&config.shape, config.stamped);
     let crew = Crew::start(config, engine, peer, &corpus)?;
-    let (sum, signal) = crew.watch(config, signals, see);
+    let (mut sum, signal) = crew.watch(config, signals, see);
+
+    let mut headroom = None;
+    if config.headroom && signal.is_none() {
+        match Headroom::measure(config, engine, signals, throughput_per_s(&sum)) {
+            Ok(measured) => headroom = Some(measured),
+            // What was run before is worth no less.
+            Err(why) => sum.complaints.push(why),
+        }
+    }
 
     let mut ledger = Ledger::new(config.run);
     ledger.connections.clone_from(&sum.entries);
     ledger.connections.sort_by_key(|entry| (entry.worker, entry.conn));
-    let report = Report { timestamp, ..report_of(config, engine, &sum, signal, corpus.fingerprint()) };
+    let mut report = Report { timestamp, ..report_of(config, engine, &sum, signal, corpus.fingerprint()) };
+    report.tests.iter_mut().for_each(|test| test.headroom = headroom);
     Ok(Finished { report, ledger, signal })
 }
 
@@ -352,6 +363,7 @@ fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>) -> T
         },
         results: results(config, sum),
         resources: Resources { client: client(config, sum) },
+        headroom: None,
         validity: sum.judge.judge(sum.latency.response.at(0.99)),
         gates,
         verdict: verdict.into(),
@@ -384,7 +396,7 @@ fn results(config: &Config, sum: &Sum) -> Results {
         nacks: tally.nacks,
         goaways: tally.goaways,
         span_s,
-        throughput_per_s: per_s(tally.acked + tally.sent),
+        throughput_per_s: throughput_per_s(sum),
         bytes_per_s: per_s(tally.bytes),
         rate,
         response_us: latency.response.figures(),
@@ -392,6 +404,10 @@ fn results(config: &Config, sum: &Sum) -> Results {
         slip_us: latency.slip.figures(),
         histograms: Histograms::of(latency),
     }
+}
+
+fn throughput_per_s(sum: &Sum) -> f64 {
+    if sum.span_ns > 0 { (sum.tally.acked + sum.tally.sent) as f64 / (sum.span_ns as f64 / 1e9) } else { 0.0 }
 }
 
 fn client(config: &Config, sum: &Sum) -> Client {
