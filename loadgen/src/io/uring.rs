@@ -46,7 +46,7 @@ impl Uring {
             // What counts is that the answers of a turn find a buffer each.
             Intake::Answers(connections) => {
                 let count = connections.next_power_of_two().clamp(ANSWER_BUFFERS_MIN, ANSWER_BUFFERS_MAX);
-                (count, ANSWER_BUFFER_LEN, None)
+                (count, (ANSWER_BYTES / count).clamp(ANSWER_BUFFER_LEN_MIN, ANSWER_BUFFER_LEN_MAX), None)
             }
             // Few and large, as a server has them; half of them for one connection, so that others have their turn.
             Intake::Lines => (LINE_BUFFERS, LINE_BUFFER_LEN, Some((LINE_BUFFERS / 2 * LINE_BUFFER_LEN) as u32)),
@@ -241,11 +241,15 @@ impl fmt::Debug for Uring {
 const ENTRIES: u32 = 1024;
 const ANSWER_BUFFERS_MIN: usize = 64;
 const ANSWER_BUFFERS_MAX: usize = 4096;
+/// Of all buffers together. Memory is taken by what comes: an answer of a line or two takes a page.
+const ANSWER_BYTES: usize = 4 << 20;
 /// What a hundred lines are answered with in plain mode fits.
-const ANSWER_BUFFER_LEN: usize = 4096;
+const ANSWER_BUFFER_LEN_MIN: usize = 4 << 10;
+/// With buffers of 4 KiB, 500 lines per answer cost a quarter more.
+const ANSWER_BUFFER_LEN_MAX: usize = 64 << 10;
 const LINE_BUFFERS: usize = 32;
 const LINE_BUFFER_LEN: usize = 64 << 10;
 /// Bytes of a connection that wait to be sent: four TLS records.
 const QUEUE_LEN: usize = 64 << 10;
-/// From here on the copy would cost more than the system call that it saves.
+/// From here on a copy costs more than the system call that it saves: at 500 lines per send, a quarter of the whole.
 const AT_ONCE_LEN: usize = 4096;
