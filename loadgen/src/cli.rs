@@ -35,6 +35,32 @@ pub enum Command {
     Reconcile(Reconcile),
     /// Serves both modes and stores nothing: what a run reaches against it is the generator's own ceiling.
     Sink(Sink),
+    /// Makes one report of those of shards that ran beside one another: counts and histograms are added.
+    Merge(Merge),
+    /// Shows two reports side by side, with the ratio of the second to the first.
+    Diff(Diff),
+}
+
+/// What to merge.
+#[derive(Debug, Group)]
+pub struct Merge {
+    /// Reports, as --json writes them.
+    #[arg(required = true, value_name = "REPORT")]
+    pub reports: Vec<PathBuf>,
+    /// The merged report as JSON; `-` is standard output.
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// What to compare.
+#[derive(Debug, Group)]
+pub struct Diff {
+    /// What to compare with.
+    #[arg(value_name = "A")]
+    pub one: PathBuf,
+    /// What is compared.
+    #[arg(value_name = "B")]
+    pub two: PathBuf,
 }
 
 /// Where to listen.

@@ -1,13 +1,16 @@
 //! The load generator's command: parse, run or reconcile, say what came of it, end with a code that means it.
 
-use ringest_loadgen::cli::{Cli, Command, Reconcile, Sink};
+use ringest_loadgen::cli::{self, Cli, Command, Merge, Reconcile, Sink};
 use ringest_loadgen::config::Config;
+use ringest_loadgen::diff::Diff;
 use ringest_loadgen::io::Engine;
 use ringest_loadgen::ledger::Ledger;
+use ringest_loadgen::merge::merge;
 use ringest_loadgen::output::{Output, is_stdout};
 use ringest_loadgen::reconcile::{Reconciler, Said};
 use ringest_loadgen::records::{Records, json_bytes};
-use ringest_loadgen::run::{Finished, run};
+use ringest_loadgen::report::Report;
+use ringest_loadgen::run::run;
 use ringest_loadgen::sink::{self, Known};
 use ringest_loadgen::timeline::Second;
 use ringest_sys::signal::{Signal, Signals};
@@ -29,6 +32,8 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Some(Command::Reconcile(what)) => reconcile(what),
         Some(Command::Sink(place)) => serve_sink(place).map(|()| 0),
+        Some(Command::Merge(what)) => merge_reports(what),
+        Some(Command::Diff(what)) => diff_reports(what).map(|()| 0),
         None => match Config::resolve(&cli.run) {
             Ok(config) => send(&config),
             Err(why) => Err((USAGE, why)),
@@ -65,7 +70,7 @@ fn send(config: &Config) -> Result<u8, (u8, String)> {
         finished.ledger.save(path).map_err(|error| could_not(error.to_string()))?;
     }
     records.finish(&finished.report).map_err(could_not)?;
-    let code = code(&finished);
+    let code = code(&finished.report, finished.signal);
     if code == COULD_NOT_RUN {
         say("no line was answered; is that a Ringest server, and does it make progress?");
     }
@@ -102,10 +107,10 @@ fn say_plainly(line: &str) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-fn code(finished: &Finished) -> u8 {
-    let results = finished.report.tests.iter().map(|test| &test.results);
-    let breached = finished.report.tests.iter().any(|test| test.gates.iter().any(|gate| !gate.pass));
-    match finished.signal {
+fn code(report: &Report, signal: Option<Signal>) -> u8 {
+    let results = report.tests.iter().map(|test| &test.results);
+    let breached = report.tests.iter().any(|test| test.gates.iter().any(|gate| !gate.pass));
+    match signal {
         Some(Signal::Interrupt) => 130,
         Some(Signal::Terminate) => 143,
         Some(Signal::Hangup) => 129,
@@ -139,6 +144,27 @@ fn reconcile(what: &Reconcile) -> Result<u8, (u8, String)> {
     }
     print(&findings, what.json.as_deref().is_some_and(is_stdout)).map_err(could_not)?;
     Ok(if findings.pass() { 0 } else { LINES_WRONG })
+}
+
+/// The code is that of a run that would have measured all of it.
+fn merge_reports(what: &Merge) -> Result<u8, (u8, String)> {
+    let could_not = |why: String| (COULD_NOT_RUN, why);
+    let reports: Result<Vec<Report>, String> = what.reports.iter().map(|path| Report::load(path)).collect();
+    let merged = merge(&reports.map_err(could_not)?).map_err(could_not)?;
+    if let Some(path) = &what.json {
+        Output::open(path).and_then(|mut json| json.append(&json_bytes(&merged))).map_err(could_not)?;
+    }
+    for test in &merged.tests {
+        print(test, what.json.as_deref().is_some_and(is_stdout)).map_err(could_not)?;
+    }
+    Ok(code(&merged, None))
+}
+
+fn diff_reports(what: &cli::Diff) -> Result<(), (u8, String)> {
+    let load = |path| Report::load(path).map_err(|why| (COULD_NOT_RUN, why));
+    let (one, two) = (load(&what.one)?, load(&what.two)?);
+    let diff = Diff::new(&one, &two).map_err(|why| (COULD_NOT_RUN, why))?;
+    print(&diff, false).map_err(|why| (COULD_NOT_RUN, why))
 }
 
 fn serve_sink(place: &Sink) -> Result<(), (u8, String)> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::path::Path;
 use std::time::SystemTime;
 
 /// The name and version of the form.
@@ -212,6 +213,23 @@ impl Histograms {
     pub fn of(latency: &Latency) -> Histograms {
         let Latency { response, service, slip } = latency;
         Histograms { response: response.encode(), service: service.encode(), slip: slip.encode() }
+    }
+}
+
+impl Report {
+    /// Reads a report.
+    ///
+    /// # Errors
+    /// A sentence that names the file and says what is wrong.
+    pub fn load(path: &Path) -> Result<Report, String> {
+        let name = path.display();
+        let text = fs::read(path).map_err(|error| format!("cannot read {name}: {error}"))?;
+        let report: Report = serde_json::from_slice(&text)
+            .map_err(|error| format!("{name} is not a report of this version: {error}"))?;
+        match report.schema == SCHEMA {
+            true => Ok(report),
+            false => Err(format!("{name} is written as \"{}\"; this build reads \"{SCHEMA}\"", report.schema)),
+        }
     }
 }
 

@@ -10,10 +10,9 @@ use crate::interval::Interval;
 use crate::io::Engine;
 use crate::latency::Latency;
 use crate::ledger::{Ledger, Mode};
+use crate::measured::Measured;
 use crate::packer::Compression;
-use crate::report::{
-    Client, Gate, Histograms, Rate, Report, Resources, Results, SCHEMA, System, Test, TestConfig, Tool,
-};
+use crate::report::{Gate, Report, Resources, SCHEMA, System, Test, TestConfig, Tool};
 use crate::report::{Verification, utc};
 use crate::schedule::{Course, Schedule, share};
 use crate::tally::Tally;
@@ -319,6 +318,14 @@ fn task(config: &Config, engine: Engine, worker: u64, peer: SocketAddr) -> Task 
 
 fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>) -> Test {
     let tally = &sum.tally;
+    let measured = Measured {
+        tally: tally.clone(),
+        latency: sum.latency.clone(),
+        span_ns: sum.span_ns,
+        cpu_ns: sum.cpu_ns,
+        workers: config.workers,
+        target_per_s: config.target_per_s(),
+    };
     let mut gates: Vec<Gate> = config.error_rate_max.iter().map(|limit| error_gate(tally, *limit)).collect();
     gates.extend(given_up_gate(tally));
     let verdict = match signal {
@@ -361,8 +368,8 @@ fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>) -> T
             io: engine.as_str().into(),
             done: sum.level.clone().unwrap_or_else(|| "reply".into()),
         },
-        results: results(config, sum),
-        resources: Resources { client: client(config, sum) },
+        results: measured.results(),
+        resources: Resources { client: measured.client() },
         headroom: None,
         validity: sum.judge.judge(sum.latency.response.at(0.99)),
         gates,
@@ -370,56 +377,8 @@ fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>) -> T
     }
 }
 
-fn results(config: &Config, sum: &Sum) -> Results {
-    let (tally, latency) = (&sum.tally, &sum.latency);
-    let span_s = sum.span_ns as f64 / 1e9;
-    let per_s = |count: u64| if span_s > 0.0 { count as f64 / span_s } else { 0.0 };
-    let rate = config.target_per_s().map(|target| {
-        let achieved = per_s(tally.offered);
-        Rate { target, achieved, ratio: achieved / target }
-    });
-    Results {
-        offered: tally.offered,
-        acked: tally.acked,
-        refused_as_meant: tally.refused_as_meant,
-        sent: tally.sent,
-        failed: tally.failed(),
-        failures: tally.failures.clone(),
-        faults: tally.faults.clone(),
-        error_rate: tally.error_rate(),
-        filtered: tally.filtered,
-        duplicate: tally.duplicate,
-        resent: tally.resent,
-        bytes: tally.bytes,
-        sends: tally.sends,
-        connects: tally.connects,
-        nacks: tally.nacks,
-        goaways: tally.goaways,
-        span_s,
-        throughput_per_s: throughput_per_s(sum),
-        bytes_per_s: per_s(tally.bytes),
-        rate,
-        response_us: latency.response.figures(),
-        service_us: latency.service.figures(),
-        slip_us: latency.slip.figures(),
-        histograms: Histograms::of(latency),
-    }
-}
-
 fn throughput_per_s(sum: &Sum) -> f64 {
     if sum.span_ns > 0 { (sum.tally.acked + sum.tally.sent) as f64 / (sum.span_ns as f64 / 1e9) } else { 0.0 }
-}
-
-fn client(config: &Config, sum: &Sum) -> Client {
-    Client {
-        cpu_ns_per_record: ratio(sum.cpu_ns, sum.tally.offered),
-        cpu_s: sum.cpu_ns as f64 / 1e9,
-        busy: ratio(sum.cpu_ns, sum.span_ns * config.workers).min(1.0),
-    }
-}
-
-fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 fn error_gate(tally: &Tally, limit: f64) -> Gate {

@@ -192,14 +192,7 @@ impl Judge {
         let share = |late: &Lateness| ratio(late.over(limit_ns), self.sent);
         let (server_bound, generator_bound, host_noise) =
             (share(&self.server), share(&self.generator), share(&self.host));
-        let verdict = match () {
-            () if generator_bound + host_noise > LATE_SHARE_MAX && generator_bound > host_noise => {
-                Verdict::GeneratorBound
-            }
-            () if generator_bound + host_noise > LATE_SHARE_MAX => Verdict::HostNoise,
-            () if server_bound > LATE_SHARE_MAX => Verdict::ServerBound,
-            () => Verdict::Ok,
-        };
+        let verdict = blame(server_bound, generator_bound, host_noise);
         Validity {
             verdict: verdict.as_str().into(),
             reasons: self.reasons(verdict, limit_ns, [server_bound, generator_bound, host_noise]),
@@ -280,6 +273,16 @@ impl Validity {
     /// Whether latencies may be concluded from.
     pub fn holds(&self) -> bool {
         self.verdict == Verdict::Ok.as_str() || self.verdict == Verdict::ServerBound.as_str()
+    }
+}
+
+/// Who is to blame where that share of the lines was late by the fault of each.
+pub(crate) fn blame(server_bound: f64, generator_bound: f64, host_noise: f64) -> Verdict {
+    match () {
+        () if generator_bound + host_noise > LATE_SHARE_MAX && generator_bound > host_noise => Verdict::GeneratorBound,
+        () if generator_bound + host_noise > LATE_SHARE_MAX => Verdict::HostNoise,
+        () if server_bound > LATE_SHARE_MAX => Verdict::ServerBound,
+        () => Verdict::Ok,
     }
 }
 

@@ -91,6 +91,7 @@ fn an_interrupted_run_leaves_whole_rows_that_are_there_before_it_ends() {
         .arg(&series)
         .arg("--json")
         .arg(&json)
+        .args(OTHERS.iter().flat_map(|(flag, name, _)| [(*flag).into(), directory.path().join(name)]))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -106,7 +107,21 @@ fn an_interrupted_run_leaves_whole_rows_that_are_there_before_it_ends() {
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
     let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     assert_rows_are_the_run(&rows(&series), &report);
+    for (flag, name, ends) in OTHERS {
+        let name = if flag == "--csv" { "run_stats.csv" } else { name };
+        let text = std::fs::read_to_string(directory.path().join(name)).unwrap();
+        assert!(text.trim_end().lines().last().unwrap().contains(ends), "{name} is whole: {text}");
+    }
 }
+
+/// The other files of a run, and what the last line of each has in it.
+const OTHERS: [(&str, &str, &str); 5] = [
+    ("--hlog", "run.hlog", "Tag="),
+    ("--hdr", "run.hgrm", "#[Buckets"),
+    ("--csv", "run", ",Aggregated,"),
+    ("--prometheus", "run.prom", "# EOF"),
+    ("--junit", "run.xml", "</testsuites>"),
+];
 
 #[test]
 fn a_file_that_cannot_be_written_is_said_before_anything_is_sent() {
@@ -114,7 +129,7 @@ fn a_file_that_cannot_be_written_is_said_before_anything_is_sent() {
     let (absent, kept) = (directory.path().join("absent/file"), directory.path().join("kept.json"));
     std::fs::write(&kept, "an earlier report").unwrap();
     let server = Server::start(Script::default());
-    for flag in ["--json", "--series"] {
+    for flag in ["--json", "--series", "--hlog", "--hdr", "--csv", "--prometheus", "--junit"] {
         let output = loadgen("-n 10 --host 127.0.0.1")
             .args(["--port", &server.addr.port().to_string(), flag])
             .arg(&absent)
@@ -140,4 +155,45 @@ fn a_disk_that_fills_up_during_the_run_is_said_and_the_report_is_written_all_the
     assert!(stderr(&output).contains("cannot write /dev/full"), "{}", stderr(&output));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["tests"][0]["results"]["offered"], 120);
+}
+
+#[test]
+fn shards_are_merged_and_runs_compared_on_the_command_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name);
+    let server = Server::start(Script::default());
+    for (name, lines) in [("a.json", 300), ("b.json", 301)] {
+        let (output, report) = run(&server, &format!("-n {lines} -c 2 --seed 5"));
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        std::fs::write(place(name), serde_json::to_vec(&report).unwrap()).unwrap();
+    }
+    let command = |name: &str, files: &[&str]| {
+        let mut command = loadgen(name);
+        command.args(files.iter().map(|file| place(file)));
+        command
+    };
+    let merged = command("merge", &["a.json", "b.json"]).args(["-o", "-"]).output().unwrap();
+    assert_eq!(merged.status.code(), Some(0), "{}", stderr(&merged));
+    let merged: Value = serde_json::from_slice(&merged.stdout).unwrap();
+    assert_eq!(merged["tests"][0]["results"]["acked"], 601);
+    assert_eq!(merged["tests"][0]["results"]["response_us"]["count"], 601);
+    assert_eq!(merged["tests"][0]["config"]["connections"], 4);
+
+    let compared = command("diff", &["a.json", "b.json"]).output().unwrap();
+    assert_eq!(compared.status.code(), Some(0), "{}", stderr(&compared));
+    let text = String::from_utf8(compared.stdout).unwrap();
+    let acked = text.lines().find(|line| line.trim_start().starts_with("acked")).unwrap();
+    assert_eq!(acked.split_whitespace().collect::<Vec<_>>(), ["acked", "300", "301", "1.003"]);
+
+    std::fs::write(place("no.json"), "{}").unwrap();
+    for (name, files, said) in [
+        ("merge", ["a.json", "a.json"], "is there twice"),
+        ("merge", ["a.json", "no.json"], "no.json is not a report of this version"),
+        ("diff", ["absent.json", "a.json"], "cannot read"),
+    ] {
+        let refused = command(name, &files).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(stderr(&refused).contains(said), "{}", stderr(&refused));
+    }
+    assert_eq!(loadgen("merge").output().unwrap().status.code(), Some(2));
 }
