@@ -164,6 +164,11 @@ impl Connection {
         matches!(&self.link, Link::Up(stream) if !stream.is_handshaking()) && self.phase() == Phase::Open
     }
 
+    /// Whether both sides have said that nothing more comes.
+    pub fn has_said_goodbye(&self) -> bool {
+        self.phase() == Phase::Over
+    }
+
     /// Whether it has connected and not yet agreed on TLS.
     pub fn is_handshaking(&self) -> bool {
         matches!(&self.link, Link::Up(stream) if stream.is_handshaking())

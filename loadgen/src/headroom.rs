@@ -6,10 +6,11 @@
 
 use crate::config::Config;
 use crate::io::Engine;
+use crate::law::RATE_MAX;
 use crate::run;
 use crate::schedule::Pace;
 use crate::sink::{Known, Sink};
-use ringest_sys::signal::Signals;
+use ringest_sys::signal::{Signal, Signals};
 use ringest_sys::{cpu, net};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -38,18 +39,19 @@ impl Headroom {
     /// Runs against a sink what has just run at `run_per_s`.
     ///
     /// # Errors
-    /// A sentence, where that could not be done.
-    pub fn measure(config: &Config, engine: Engine, signals: &Signals, run_per_s: f64) -> Result<Headroom, String> {
+    /// A sentence, where that could not be done, and the signal that it was given up for.
+    pub fn measure(config: &Config, engine: Engine, signals: &Signals, run_per_s: f64) -> Result<Headroom, Unmeasured> {
         let places = Places::of(config);
         let sinks = match config.datagram_len_max {
             None => Sinks::start(engine, &places),
             Some(_) => Sinks::start_udp(),
         };
-        let sinks = sinks.map_err(|error| format!("the headroom was not measured: no sink: {error}"))?;
+        let sinks = sinks.map_err(|error| Unmeasured::because(&format!("no sink: {error}")))?;
         let config = Config {
             host: sinks.addr.ip().to_string(),
             port: sinks.addr.port(),
-            pace: config.pace.map(|pace| Pace { arrival: pace.arrival, ..Pace::fixed(BOUNDLESS_PER_S) }),
+            // More than a processor sends. At even distances: chance has to be drawn for every line that is owed, sent or not.
+            pace: config.pace.map(|_| Pace::fixed(RATE_MAX)),
             lines: None,
             duration: Some(SPAN),
             drain: DRAIN,
@@ -57,15 +59,35 @@ impl Headroom {
             headroom: false,
             ..config.clone()
         };
-        let finished = run::run(&config, engine, signals, &mut |_| {})
-            .map_err(|why| format!("the headroom was not measured: {why}"))?;
+        let finished = run::run(&config, engine, signals, &mut |_| {}).map_err(|why| Unmeasured::because(&why))?;
         drop(sinks);
         if finished.signal.is_some() {
-            return Err("the headroom was not measured: interrupted".into());
+            return Err(Unmeasured { signal: finished.signal, ..Unmeasured::because("interrupted") });
+        }
+        if let Some(complaint) = finished.report.verification.complaints.first() {
+            return Err(Unmeasured::because(complaint));
         }
         let sink_per_s = finished.report.tests[0].results.throughput_per_s;
-        let ratio = if run_per_s > 0.0 { sink_per_s / run_per_s } else { 0.0 };
+        if sink_per_s == 0.0 || run_per_s == 0.0 {
+            return Err(Unmeasured::because("no line was answered"));
+        }
+        let ratio = sink_per_s / run_per_s;
         Ok(Headroom { ratio, sink_per_s, is_enough: ratio >= ENOUGH, is_undisturbed: places.is_undisturbed })
+    }
+}
+
+/// Why there is no figure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmeasured {
+    /// A sentence.
+    pub why: String,
+    /// Where somebody wanted an end.
+    pub signal: Option<Signal>,
+}
+
+impl Unmeasured {
+    fn because(why: &str) -> Unmeasured {
+        Unmeasured { why: format!("the headroom was not measured: {why}"), signal: None }
     }
 }
 
@@ -169,8 +191,7 @@ const ENOUGH: f64 = 1.5;
 const SPAN: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// More than any processor sends.
-const BOUNDLESS_PER_S: u64 = 1_000_000_000;
+
 const BACKLOG: i32 = 4096;
 
 #[cfg(test)]

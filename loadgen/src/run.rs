@@ -53,14 +53,17 @@ pub fn run(
     let peer = find(config)?;
     let corpus = Corpus::new(&config.shape, config.stamped);
     let crew = Crew::start(config, engine, peer, &corpus)?;
-    let (mut sum, signal) = crew.watch(config, signals, see);
+    let (mut sum, mut signal) = crew.watch(config, signals, see);
 
     let mut headroom = None;
     if config.headroom && signal.is_none() {
         match Headroom::measure(config, engine, signals, throughput_per_s(&sum)) {
             Ok(measured) => headroom = Some(measured),
             // What was run before is worth no less.
-            Err(why) => sum.complaints.push(why),
+            Err(missing) => {
+                sum.complaints.push(missing.why);
+                signal = missing.signal;
+            }
         }
     }
 

@@ -375,6 +375,8 @@ impl Worker {
                 self.set_timer(at);
                 outcome
             }
+            // What it said before may have come in the same turn.
+            News::Ended | News::Broken(_) if self.connections[at].has_said_goodbye() => Ok(()),
             News::Ended => Err(self.connections[at].ended()),
             News::Broken(error) => Err(self.connections[at].broken(&error)),
             News::Room => {
