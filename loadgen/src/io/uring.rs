@@ -2,7 +2,8 @@
 //!
 //! The kernel reads what it sends after the call that asked for it, so a small send is copied into a buffer that goes
 //! with it; large ones, of which the system call is a small part, are sent at once from where they were rendered. One
-//! send per connection is under way at a time: the kernel does not keep several in order.
+//! send per connection is under way at a time: the kernel does not keep several in order. Batches are small: on loopback a
+//! send takes microseconds, because it takes the peer's receive path, and a line counts from before its batch.
 
 use super::{Chunk, Event, Intake, LISTENER, News, Place, not_connected, parts, token};
 use ringest_sys::net;
@@ -99,6 +100,10 @@ impl Uring {
         }
         let len = bytes.len().min(QUEUE_LEN - connection.queued.len());
         connection.queued.extend_from_slice(&bytes[..len]);
+        if self.outgoing.len() >= SENDS_MAX {
+            self.submit_sends();
+            self.ring.wait(Some(Duration::ZERO))?;
+        }
         Ok(len)
     }
 
@@ -251,5 +256,9 @@ const LINE_BUFFERS: usize = 32;
 const LINE_BUFFER_LEN: usize = 64 << 10;
 /// Bytes of a connection that wait to be sent: four TLS records.
 const QUEUE_LEN: usize = 64 << 10;
+/// Sends in one system call. At depth 1 a record took 0.94 of the processor time that it takes on epoll, without a limit 0.95, by
+/// ones 1.15 (medians of seven pairs); and without a limit the last of fifty lines is sent a quarter of a millisecond after
+/// the time that it counts from.
+const SENDS_MAX: usize = 8;
 /// From here on a copy costs more than the system call that it saves: at 500 lines per send, a quarter of the whole.
 const AT_ONCE_LEN: usize = 4096;

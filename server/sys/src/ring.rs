@@ -276,12 +276,14 @@ impl Ring {
             self.queues.fill();
             let told_all = self.batch.is_empty() && !self.queues.is_overfull();
             // Not asleep with descriptors that only wait for a submission to be closed.
-            let may_sleep = told_all && self.parting.is_empty();
+            // The kernel would set a timer even for no time at all.
+            let only_looks = timeout.is_some_and(|timeout| timeout.is_zero());
+            let may_sleep = told_all && self.parting.is_empty() && !only_looks;
             let outcome = if may_sleep { self.queues.enter(1, timeout) } else { self.queues.enter(0, None) };
             self.stats.enters += 1;
             self.collect();
             match outcome {
-                Ok(()) if self.queues.is_submitted() && (may_sleep || !self.batch.is_empty()) => {
+                Ok(()) if self.queues.is_submitted() && (may_sleep || only_looks || !self.batch.is_empty()) => {
                     self.parting.clear();
                     return Ok(());
                 }
