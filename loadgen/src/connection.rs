@@ -49,6 +49,8 @@ enum Dialect {
 /// Whether there is a socket.
 #[derive(Debug)]
 enum Link {
+    /// Nobody has answered yet; until then it is waited for.
+    Dialling(u64),
     Up(Stream),
     /// To be tried again then.
     Down(u64),
@@ -114,9 +116,13 @@ impl Connection {
     /// # Errors
     /// Where nobody answers at the address.
     pub fn connect(&mut self, io: &mut Io, desk: &mut Desk<'_>) -> io::Result<()> {
-        let stream = Stream::new(self.tls.as_ref())?;
         io.connect(self.at, self.peer)?;
-        self.link = Link::Up(stream);
+        self.begin(desk)
+    }
+
+    /// It is connected.
+    fn begin(&mut self, desk: &mut Desk<'_>) -> io::Result<()> {
+        self.link = Link::Up(Stream::new(self.tls.as_ref())?);
         self.blocked = false;
         self.control.clear();
         self.packed = (Vec::new(), 0);
@@ -274,13 +280,13 @@ impl Connection {
     /// When [`Connection::handle_timeout`] wants to be called.
     pub fn timeout(&self) -> Option<u64> {
         match (&self.link, self.phase()) {
-            (Link::Down(again_ns), _) => Some(*again_ns),
+            (Link::Down(at_ns) | Link::Dialling(at_ns), _) => Some(*at_ns),
             (Link::Up(_), Phase::Held { until_ns, .. }) => Some(until_ns),
             (Link::Up(_), Phase::Greeting | Phase::Open | Phase::Leaving | Phase::Over) | (Link::Over, _) => None,
         }
     }
 
-    /// Its time has come: connects again, or goes on after a `$nack`.
+    /// Its time has come: dials again, gives up waiting for an answer to that, or goes on after a `$nack`.
     ///
     /// # Errors
     /// Where nobody has answered for `reconnect_for_ns`.
@@ -295,22 +301,53 @@ impl Connection {
                     session.resume(&mut self.books, desk, &mut self.control);
                 }
             }
-            Link::Down(_) => {
-                let tired = self.trouble.is_some_and(|trouble| desk.now_ns >= trouble.since_ns + reconnect_for_ns);
-                let error = match self.connect(io, desk) {
-                    Ok(()) if !tired => return Ok(()),
-                    Ok(()) => io::Error::other("connections are taken, and break before a line is answered"),
-                    Err(error) => error,
-                };
-                desk.tally.fault("connect_failed");
-                if tired {
-                    let text = format!("{} (tried for {} s)", explain(self.peer, &error), reconnect_for_ns / NS);
-                    return Err(Fault::fatal("unreachable", text));
-                }
-                self.put_down(io, None, desk.now_ns);
+            Link::Down(_) => match io.dial(self.at, self.peer) {
+                Ok(()) => self.link = Link::Dialling(desk.now_ns + DIAL_NS),
+                Err(error) => return self.handle_unconnected(io, &error, reconnect_for_ns, desk),
+            },
+            Link::Dialling(_) => {
+                let error = io::ErrorKind::TimedOut.into();
+                return self.handle_unconnected(io, &error, reconnect_for_ns, desk);
             }
         }
         Ok(())
+    }
+
+    /// What was dialled is there.
+    ///
+    /// # Errors
+    /// Where that did not help for `reconnect_for_ns`.
+    pub fn handle_connected(&mut self, io: &mut Io, reconnect_for_ns: u64, desk: &mut Desk<'_>) -> Result<(), Fault> {
+        let error = match self.begin(desk) {
+            Ok(()) if !self.is_tired(reconnect_for_ns, desk.now_ns) => return Ok(()),
+            Ok(()) => io::Error::other("connections are taken, and break before a line is answered"),
+            Err(error) => error,
+        };
+        self.handle_unconnected(io, &error, reconnect_for_ns, desk)
+    }
+
+    /// What was dialled does not come about; it is tried again soon.
+    ///
+    /// # Errors
+    /// Where nobody has answered for `reconnect_for_ns`.
+    pub fn handle_unconnected(
+        &mut self,
+        io: &mut Io,
+        error: &io::Error,
+        reconnect_for_ns: u64,
+        desk: &mut Desk<'_>,
+    ) -> Result<(), Fault> {
+        desk.tally.fault("connect_failed");
+        if self.is_tired(reconnect_for_ns, desk.now_ns) {
+            let text = format!("{} (tried for {} s)", explain(self.peer, error), reconnect_for_ns / NS);
+            return Err(Fault::fatal("unreachable", text));
+        }
+        self.put_down(io, None, desk.now_ns);
+        Ok(())
+    }
+
+    fn is_tired(&self, reconnect_for_ns: u64, now_ns: u64) -> bool {
+        self.trouble.is_some_and(|trouble| now_ns >= trouble.since_ns + reconnect_for_ns)
     }
 
     /// The connection broke; another is tried soon. A connection that takes the place of another goes on with its
@@ -330,9 +367,14 @@ impl Connection {
         self.trouble
     }
 
+    /// Whether nobody has answered yet.
+    pub fn is_dialling(&self) -> bool {
+        matches!(self.link, Link::Dialling(_))
+    }
+
     /// Whether it waits to be connected again.
     pub fn is_reconnecting(&self) -> bool {
-        matches!(self.link, Link::Down(_))
+        matches!(self.link, Link::Down(_) | Link::Dialling(_))
     }
 
     /// No more lines will come. Ends what has nothing under way; a session says goodbye first.
@@ -561,6 +603,8 @@ fn hear_answers(
 }
 
 const NS: u64 = 1_000_000_000;
+/// How long a peer may take to answer a connection attempt.
+const DIAL_NS: u64 = 2 * NS;
 const PAUSE_MIN_NS: u64 = 10_000_000;
 const PAUSE_MAX_NS: u64 = 500_000_000;
 /// An acknowledgement that names ten thousands of refused lines fits.

@@ -1,6 +1,6 @@
 //! Bytes in and out of one thread's connections, on io_uring or on epoll: who decides what is sent does not know which.
 //!
-//! It waits in [`Io::wait`] and, for a new connection, in [`Io::connect`]; nowhere else. It decides nothing: it sends
+//! It waits in [`Io::wait`], and where that is asked for in [`Io::connect`]; nowhere else. It decides nothing: it sends
 //! what it is given, tells what came, and says when a connection that took no more takes more again. A connection goes
 //! by a number of its user's; what belongs to an earlier connection of that number is never told.
 
@@ -8,6 +8,7 @@ mod epoll;
 mod uring;
 
 use epoll::Epoll;
+use ringest_sys::net;
 use ringest_sys::ring::{self, Lease};
 use std::fmt;
 use std::io;
@@ -106,6 +107,8 @@ pub enum News {
     Ended,
     /// It is broken.
     Broken(io::Error),
+    /// It was dialled, and is there.
+    Connected,
     /// It took no more, and takes more again.
     Room,
     /// Somebody wants to be accepted; `at` means nothing.
@@ -142,9 +145,25 @@ impl Io {
     /// # Errors
     /// Where nobody answers.
     pub fn connect(&mut self, at: usize, peer: SocketAddr) -> io::Result<()> {
-        // Bounded, because the thread's other connections wait meanwhile.
         let tcp = TcpStream::connect_timeout(&peer, CONNECT_TIMEOUT)?;
         self.adopt(at, tcp)
+    }
+
+    /// Begins to connect number `at` to a peer, in the place of whatever had that number: [`News::Connected`] or
+    /// [`News::Broken`] will come, if the peer or the network says anything.
+    ///
+    /// # Errors
+    /// Where it is clear at once that nobody answers.
+    pub fn dial(&mut self, at: usize, peer: SocketAddr) -> io::Result<()> {
+        self.close(at);
+        let tcp = net::dial(peer)?;
+        match &mut self.running {
+            Running::Uring(uring) => {
+                uring.dial(at, tcp);
+                Ok(())
+            }
+            Running::Epoll(epoll) => epoll.dial(at, tcp),
+        }
     }
 
     /// Takes a connection over as number `at`, in the place of whatever had that number.
@@ -156,7 +175,10 @@ impl Io {
         tcp.set_nonblocking(true)?;
         self.close(at);
         match &mut self.running {
-            Running::Uring(uring) => uring.adopt(at, tcp),
+            Running::Uring(uring) => {
+                uring.adopt(at, tcp);
+                Ok(())
+            }
             Running::Epoll(epoll) => epoll.adopt(at, tcp),
         }
     }

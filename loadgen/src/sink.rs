@@ -72,6 +72,7 @@ impl Sink {
             }
             News::Room => self.heard.push(at),
             News::Ended | News::Broken(_) => self.forget(at),
+            News::Connected => unreachable!("a sink dials nobody"),
         }
         Ok(())
     }

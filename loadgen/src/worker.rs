@@ -372,11 +372,19 @@ impl Worker {
                 if connection.books().flight.settled() > settled {
                     self.last_settled_ns = now_ns;
                 }
-                self.set_timer(at);
                 outcome
             }
             // What it said before may have come in the same turn.
             News::Ended | News::Broken(_) if self.connections[at].has_said_goodbye() => Ok(()),
+            News::Connected => {
+                let mut desk = self.kit.desk(self.clock.now_ns());
+                self.connections[at].handle_connected(&mut self.io, self.task.reconnect_for_ns, &mut desk)
+            }
+            News::Broken(error) if self.connections[at].is_dialling() => {
+                let mut desk = self.kit.desk(self.clock.now_ns());
+                let connection = &mut self.connections[at];
+                connection.handle_unconnected(&mut self.io, &error, self.task.reconnect_for_ns, &mut desk)
+            }
             News::Ended => Err(self.connections[at].ended()),
             News::Broken(error) => Err(self.connections[at].broken(&error)),
             News::Room => {
@@ -385,6 +393,7 @@ impl Worker {
             }
             News::Called => unreachable!("a worker listens to nobody"),
         };
+        self.set_timer(at);
         match outcome {
             Ok(()) => self.make_eager(at),
             Err(fault) => self.handle_fault(at, fault),

@@ -114,6 +114,38 @@ fn what_comes_is_told_in_order_and_so_is_its_end() {
 }
 
 #[test]
+fn a_dialled_connection_is_told_once_it_is_there_or_refused() {
+    for engine in engines() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut io = Io::new(engine, Intake::Answers(2)).unwrap();
+        // The first is replaced before anything could be told of it.
+        io.dial(1, addr).unwrap();
+        io.dial(1, addr).unwrap();
+        let event = news(&mut io);
+        assert!(matches!(event, Event { at: 1, news: News::Connected }), "{engine}: {event:?}");
+        let mut peers = [listener.accept().unwrap().0, listener.accept().unwrap().0];
+        io.send(1, b"here").unwrap();
+        io.wait(Duration::ZERO).unwrap();
+        peers[1].read_exact(&mut [0; 4]).unwrap();
+        peers[1].write_all(b"there").unwrap();
+        match news(&mut io) {
+            Event { at: 1, news: News::Bytes(chunk) } => assert_eq!(text(&mut io, chunk), b"there", "{engine}"),
+            event => panic!("{engine}: {event:?}"),
+        }
+        drop(listener);
+        let refused = match io.dial(2, addr) {
+            Err(error) => error,
+            Ok(()) => match news(&mut io) {
+                Event { at: 2, news: News::Broken(error) } => error,
+                event => panic!("{engine}: {event:?}"),
+            },
+        };
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{engine}");
+    }
+}
+
+#[test]
 fn of_an_earlier_connection_of_the_same_number_nothing_is_told() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     for engine in engines() {

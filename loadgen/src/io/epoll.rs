@@ -23,6 +23,8 @@ pub(super) struct Epoll {
 struct Connection {
     tcp: TcpStream,
     generation: u32,
+    /// It is dialled, and the poller says when there is something to be said about that.
+    is_dialling: bool,
     /// It took no more; the poller says when it does.
     is_full: bool,
 }
@@ -40,13 +42,22 @@ impl Epoll {
     }
 
     pub(super) fn adopt(&mut self, at: usize, tcp: TcpStream) -> io::Result<()> {
+        self.add(at, tcp, false)
+    }
+
+    pub(super) fn dial(&mut self, at: usize, tcp: TcpStream) -> io::Result<()> {
+        self.add(at, tcp, true)
+    }
+
+    fn add(&mut self, at: usize, tcp: TcpStream, is_dialling: bool) -> io::Result<()> {
         self.generation += 1;
         let generation = self.generation;
-        self.poller.add(tcp.as_fd(), token(at, generation), Interest::READ)?;
+        let interest = if is_dialling { Interest::WRITE } else { Interest::READ };
+        self.poller.add(tcp.as_fd(), token(at, generation), interest)?;
         if self.connections.len() <= at {
             self.connections.resize_with(at + 1, || None);
         }
-        self.connections[at] = Some(Connection { tcp, generation, is_full: false });
+        self.connections[at] = Some(Connection { tcp, generation, is_dialling, is_full: false });
         Ok(())
     }
 
@@ -84,6 +95,13 @@ impl Epoll {
             let (at, generation) = parts(readiness.token);
             let found = self.connections.get_mut(at).and_then(Option::as_mut);
             let news = match found.filter(|connection| connection.generation == generation) {
+                Some(connection) if connection.is_dialling => {
+                    (readiness.readable, readiness.writable) = (false, false);
+                    connection.is_dialling = false;
+                    let watched = self.poller.modify(connection.tcp.as_fd(), readiness.token, Interest::READ);
+                    let outcome = net::outcome(connection.tcp.as_fd()).and(watched);
+                    Some(outcome.map_or_else(News::Broken, |()| News::Connected))
+                }
                 Some(connection) if std::mem::take(&mut readiness.readable) => read(&mut connection.tcp, &mut self.buf),
                 Some(connection) if std::mem::take(&mut readiness.writable) => {
                     connection.is_full = false;

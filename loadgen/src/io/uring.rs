@@ -7,7 +7,7 @@
 
 use super::{Chunk, Event, Intake, LISTENER, News, Place, not_connected, parts, token};
 use ringest_sys::net;
-use ringest_sys::ring::{self, Lease, Ring, RingConfig};
+use ringest_sys::ring::{self, Lease, OpId, Ring, RingConfig};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -33,6 +33,8 @@ pub(super) struct Uring {
 struct Connection {
     tcp: TcpStream,
     generation: u32,
+    /// It is dialled, and this tells when there is something to be said about that.
+    dialling: Option<OpId>,
     /// To be sent at the next wait.
     queued: Vec<u8>,
     /// The kernel has a buffer of it.
@@ -64,16 +66,26 @@ impl Uring {
         })
     }
 
-    pub(super) fn adopt(&mut self, at: usize, tcp: TcpStream) -> io::Result<()> {
+    pub(super) fn adopt(&mut self, at: usize, tcp: TcpStream) {
         self.generation += 1;
+        receive(&mut self.ring, &tcp, token(at, self.generation), self.credit);
+        self.add(at, tcp, None);
+    }
+
+    pub(super) fn dial(&mut self, at: usize, tcp: TcpStream) {
+        self.generation += 1;
+        let dialling = self.ring.watch_room(tcp.as_fd(), token(at, self.generation));
+        self.add(at, tcp, Some(dialling));
+    }
+
+    fn add(&mut self, at: usize, tcp: TcpStream, dialling: Option<OpId>) {
         let generation = self.generation;
-        receive(&mut self.ring, &tcp, token(at, generation), self.credit);
         if self.connections.len() <= at {
             self.connections.resize_with(at + 1, || None);
         }
         let queued = self.spares.pop().unwrap_or_default();
-        self.connections[at] = Some(Connection { tcp, generation, queued, is_sending: false, is_full: false });
-        Ok(())
+        self.connections[at] =
+            Some(Connection { tcp, generation, dialling, queued, is_sending: false, is_full: false });
     }
 
     pub(super) fn watch(&mut self, listener: &TcpListener) -> io::Result<()> {
@@ -113,6 +125,9 @@ impl Uring {
             // Who is gone already need not be told.
             let _ = net::send(connection.tcp.as_fd(), &connection.queued);
         }
+        if let Some(dialling) = connection.dialling {
+            self.ring.cancel(dialling);
+        }
         connection.queued.clear();
         self.spares.push(connection.queued);
         // An armed receive would keep the connection open behind the close.
@@ -149,6 +164,7 @@ impl Uring {
                     (token, None)
                 }
                 ring::Event::Sent { token, buf, result } => (token, self.sent(token, buf, result)),
+                ring::Event::Ready { token, .. } if token != LISTENER => (token, self.dialled(token)),
                 ring::Event::Ready { token, more } => {
                     if let (false, Some(listener)) = (more, &self.listener) {
                         self.ring.watch(listener.as_fd(), token);
@@ -182,6 +198,23 @@ impl Uring {
         match chunk.0 {
             Place::Lease(lease) => self.ring.release(lease),
             Place::Read(_) => unreachable!("a ring reads into leases"),
+        }
+    }
+
+    fn dialled(&mut self, token: u64) -> Option<News> {
+        let (at, _) = parts(token);
+        let Uring { ring, credit, .. } = self;
+        let connection = self.connections.get_mut(at)?.as_mut()?;
+        if token != super::token(at, connection.generation) {
+            return None;
+        }
+        connection.dialling = None;
+        match net::outcome(connection.tcp.as_fd()) {
+            Err(error) => Some(News::Broken(error)),
+            Ok(()) => {
+                receive(ring, &connection.tcp, token, *credit);
+                Some(News::Connected)
+            }
         }
     }
 

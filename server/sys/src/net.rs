@@ -69,6 +69,23 @@ pub fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Begins to connect without waiting. Once the connection, non-blocking and without delay of small writes, can be written
+/// to, [`outcome`] says what came of it.
+pub fn dial(addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&addr.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        Ok(()) | Err(_) => Ok(socket.into()),
+    }
+}
+
+/// What came of a connection that was begun by [`dial`].
+pub fn outcome(fd: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&fd).take_error()?.map_or(Ok(()), Err)
+}
+
 /// Connects from a chosen address of this machine; the connection blocks.
 pub fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
@@ -259,6 +276,21 @@ mod tests {
         assert_eq!(peer_addr(server.as_fd()).unwrap(), client.local_addr().unwrap());
         shutdown(client.as_fd(), Shutdown::Write).unwrap();
         assert_eq!(until_ready(|| recv(server.as_fd(), &mut buf)).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_connection_that_is_dialled_is_there_or_refused_once_it_can_be_written_to() {
+        let listener = listen(ANY_PORT.parse().unwrap(), 16).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let client = dial(addr).unwrap();
+        let server = until_ready(|| accept(listener.as_fd())).unwrap();
+        outcome(client.as_fd()).unwrap();
+        send(client.as_fd(), b"x").unwrap();
+        assert_eq!(until_ready(|| recv(server.as_fd(), &mut [0; 8])).unwrap(), 1);
+        drop(listener);
+        // On loopback the refusal is there at once, or is the outcome.
+        let refused = dial(addr).and_then(|client| outcome(client.as_fd()));
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

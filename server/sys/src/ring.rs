@@ -220,6 +220,12 @@ impl Ring {
         self.start_plain(Op::Watch, token, entry)
     }
 
+    /// Tells once that the descriptor can be written to, or that it has failed: [`Event::Ready`].
+    pub fn watch_room(&mut self, fd: BorrowedFd<'_>, token: u64) -> OpId {
+        let entry = opcode::PollAdd::new(raw(fd), libc::POLLOUT as u32).build();
+        self.start_plain(Op::Watch, token, entry)
+    }
+
     /// Sends the whole buffer: [`Event::Sent`]. Have one at a time in flight per connection; the kernel does not keep
     /// several in order.
     pub fn send(&mut self, fd: BorrowedFd<'_>, token: u64, buf: Vec<u8>) -> OpId {

@@ -79,7 +79,7 @@ pub enum Event {
         /// Whether everything written before is on the disk.
         result: io::Result<()>,
     },
-    /// From `watch`: the descriptor became readable, or the watch has ended.
+    /// From `watch`: the descriptor became readable, or the watch has ended. From `watch_room`: it can be written to.
     Ready {
         /// The descriptor's.
         token: u64,
