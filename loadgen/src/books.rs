@@ -20,6 +20,8 @@ pub struct Desk<'a> {
     pub latency: &'a mut Latency,
     /// The worker's counts.
     pub tally: &'a mut Tally,
+    /// Counts of lines that were sent in the warm-up, once that is over.
+    pub warm_up: &'a mut Tally,
     /// Sentences for a person, the first few.
     pub complaints: &'a mut Vec<String>,
     /// Where what is sent is compressed.
@@ -43,6 +45,8 @@ pub struct Books {
     pub duplicate: u64,
     first: u64,
     sent_upto: u64,
+    /// The last line of the warm-up, once that is over.
+    warm_upto: u64,
 }
 
 impl Books {
@@ -56,7 +60,19 @@ impl Books {
             duplicate: 0,
             first: 1,
             sent_upto: 0,
+            warm_upto: 0,
         }
+    }
+
+    /// Lines that take their turn from now on are measured; of the others nothing is counted but what became of them.
+    pub fn end_warm_up(&mut self) {
+        self.warm_upto = self.flight.assigned();
+    }
+
+    /// Lines of the warm-up, and others, that are not answered.
+    pub fn outstanding(&self) -> (u64, u64) {
+        let warm = self.warm_upto.saturating_sub(self.flight.settled());
+        (warm, self.flight.outstanding() - warm)
     }
 
     /// Numbering begins elsewhere, because the server knows the producer.
@@ -99,14 +115,22 @@ impl Books {
     /// Everything up to `upto` is answered; what was not refused is promised.
     pub fn settle(&mut self, upto: u64, desk: &mut Desk<'_>) {
         let before = self.flight.settled();
-        self.flight.settle(upto, desk.now_ns, desk.schedule.as_deref_mut(), desk.latency);
-        let settled = self.flight.settled() - before;
-        if self.rejected.is_empty() && self.given_up.is_empty() {
-            desk.tally.acked += settled;
-        } else {
-            let new = Ranges::of(before + 1, self.flight.settled());
-            desk.tally.acked += new.without(&self.rejected).without(&self.given_up).len();
+        if before < self.warm_upto {
+            self.flight.settle(upto.min(self.warm_upto), desk.now_ns, None, None);
+            desk.warm_up.acked += self.taken_since(before);
         }
+        let before = self.flight.settled();
+        self.flight.settle(upto, desk.now_ns, desk.schedule.as_deref_mut(), Some(desk.latency));
+        desk.tally.acked += self.taken_since(before);
+    }
+
+    /// Of the lines that were settled since `before` was the last, how many the server took.
+    fn taken_since(&self, before: u64) -> u64 {
+        let settled = self.flight.settled();
+        if self.rejected.is_empty() && self.given_up.is_empty() {
+            return settled - before;
+        }
+        Ranges::of(before + 1, settled).without(&self.rejected).without(&self.given_up).len()
     }
 
     /// A line is refused. Counted as a failure unless it was meant to be refused.
@@ -120,10 +144,11 @@ impl Books {
             None => matches!(reason, "invalid JSON" | "missing required fields"),
         };
         if for_good { &mut self.rejected } else { &mut self.given_up }.insert(seq);
+        let tally = if seq <= self.warm_upto { &mut *desk.warm_up } else { &mut *desk.tally };
         if for_good && desk.corpus.is_bad(seq) {
-            desk.tally.refused_as_meant += 1;
+            tally.refused_as_meant += 1;
         } else {
-            desk.tally.fail(reason, 1);
+            tally.fail(reason, 1);
         }
     }
 }
@@ -190,6 +215,7 @@ pub(crate) mod tests {
     pub(crate) struct Bench {
         pub(crate) books: Books,
         pub(crate) tally: Tally,
+        pub(crate) warm_up: Tally,
         pub(crate) now_ns: u64,
         corpus: Corpus,
         latency: Latency,
@@ -202,6 +228,7 @@ pub(crate) mod tests {
             Bench {
                 books: Books::new(),
                 tally: Tally::default(),
+                warm_up: Tally::default(),
                 now_ns: 0,
                 corpus: Corpus::new(&shape, true),
                 latency: Latency::new(),
@@ -215,6 +242,7 @@ pub(crate) mod tests {
                 schedule: None,
                 latency: &mut self.latency,
                 tally: &mut self.tally,
+                warm_up: &mut self.warm_up,
                 complaints: &mut self.complaints,
                 packer: None,
                 now_ns: self.now_ns,
@@ -226,6 +254,29 @@ pub(crate) mod tests {
             let (books, mut desk) = self.parts();
             session.handle_line(line.as_bytes(), books, &mut desk)
         }
+    }
+
+    #[test]
+    fn a_line_belongs_to_the_part_of_the_run_that_it_was_sent_in() {
+        let mut bench = Bench::new();
+        let (books, mut desk) = bench.parts();
+        books.assign(6, 0, &mut desk);
+        books.wrote(6, 0);
+        books.settle(2, &mut desk);
+        *desk.warm_up = desk.tally.take_lines();
+        books.end_warm_up();
+        books.assign(4, 6, &mut desk);
+        books.wrote(4, 0);
+        assert_eq!(books.outstanding(), (4, 4));
+        books.reject(4, "overloaded", &mut desk);
+        books.reject(7, "overloaded", &mut desk);
+        books.settle(8, &mut desk);
+        assert_eq!(books.outstanding(), (0, 2));
+        let latencies = desk.latency.service.len();
+        let Bench { tally, warm_up, .. } = bench;
+        assert_eq!((warm_up.offered, warm_up.acked, warm_up.failed()), (6, 5, 1));
+        assert_eq!((tally.offered, tally.acked, tally.failed()), (4, 1, 1));
+        assert_eq!(latencies, 2 + 2, "two in the warm-up, two after it, none in between");
     }
 
     #[test]

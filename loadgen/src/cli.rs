@@ -135,9 +135,16 @@ pub struct Args {
     /// Closed loop: a line is sent when an earlier one is answered.
     #[arg(long, env = "LOADGEN_CLOSED")]
     pub closed: bool,
-    /// Closed loop: lines unanswered per connection [default: the batch].
+    /// Lines unanswered per connection at most; in an open loop those beyond wait [default: the batch, or no limit with
+    /// --rate].
     #[arg(short, long, env = "LOADGEN_PIPELINE", value_name = "DEPTH")]
     pub pipeline: Option<u64>,
+    /// Open loop: lines due and unanswered at most; those that come due beyond are not sent at all and fail.
+    #[arg(long, env = "LOADGEN_MAX_IN_FLIGHT", value_name = "LINES")]
+    pub max_in_flight: Option<u64>,
+    /// Lines are sent for that long before those that count, and until what is measured is flat, three times as long at most.
+    #[arg(short, long, env = "LOADGEN_WARMUP", value_parser = duration, value_name = "TIME")]
+    pub warmup: Option<Duration>,
     /// Lines per send at most.
     #[arg(long, env = "BATCH_SIZE", default_value_t = 100)]
     pub batch: u64,

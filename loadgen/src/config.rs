@@ -38,8 +38,12 @@ pub struct Config {
     pub datagram_len_max: Option<usize>,
     /// Lines per second of all workers, and how they are spread; `None` is a closed loop.
     pub pace: Option<Pace>,
-    /// Lines unanswered per connection, in a closed loop.
+    /// Lines unanswered per connection at most; in an open loop without a limit unless one was asked for.
     pub depth: u64,
+    /// Open loop: lines due and unanswered at most, of all connections; those that come due beyond are shed.
+    pub in_flight_max: Option<u64>,
+    /// How long lines are sent at least before those that count.
+    pub warm_up: Option<Duration>,
     /// Lines per send at most.
     pub batch: u64,
     /// Lines of all workers.
@@ -102,7 +106,9 @@ impl Config {
             cpus,
             connections: args.connections,
             pace,
-            depth: args.pipeline.unwrap_or(args.batch),
+            depth: args.pipeline.unwrap_or(if pace.is_some() { u64::MAX } else { args.batch }),
+            in_flight_max: args.max_in_flight,
+            warm_up: args.warmup.filter(|least| !least.is_zero()),
             batch: args.batch,
             lines,
             duration,
@@ -183,6 +189,19 @@ impl Config {
             }
             if pace.from.max(pace.to) > RATE_MAX {
                 return Err(format!("--rate: at most {RATE_MAX} lines per second"));
+            }
+        }
+        if let Some(max) = self.in_flight_max {
+            if self.pace.is_none() {
+                return Err("--max-in-flight is for an open loop, and a closed loop has --pipeline; add --rate".into());
+            }
+            if max < workers {
+                return Err(format!(
+                    "--max-in-flight {max} is below --threads {workers}: each worker needs one of them"
+                ));
+            }
+            if self.datagram_len_max.is_some() {
+                return Err("--max-in-flight: nobody answers datagrams, so none is in flight; leave it out".into());
             }
         }
         if self.lines.is_some_and(|lines| lines < workers) {
@@ -378,6 +397,9 @@ pub(crate) mod tests {
             ("-R 1:9 -d 200h", "within a week"),
             ("--step 1s", "add --rate"),
             ("--arrival poisson", "add --rate"),
+            ("--max-in-flight 5", "a closed loop has --pipeline"),
+            ("-R 9 --max-in-flight 1 -t 2 -c 2", "below --threads 2"),
+            ("-R 9 --max-in-flight 5 --udp", "nobody answers datagrams"),
             ("-R 10 --arrival often", "one of fixed, poisson"),
             ("--batch 0", "at least 1"),
             ("--record-size 20", "112 to 131072"),

@@ -147,6 +147,11 @@ impl Connection {
         }
     }
 
+    /// Lines that take their turn from now on are measured.
+    pub fn end_warm_up(&mut self) {
+        self.books.end_warm_up();
+    }
+
     /// The lines it sends.
     pub fn books(&self) -> &Books {
         &self.books

@@ -9,7 +9,7 @@ use crate::interval::{self, Interval, Phase};
 use crate::latency::Latency;
 use crate::ledger::{Entry, Mode};
 use crate::ranges::Ranges;
-use crate::schedule::Schedule;
+use crate::schedule::{Course, Schedule, Timetable};
 use crate::tally::Tally;
 use crate::worker::{Clock, Orders, Outcome, SPIN_NS, Task, WAIT_MAX_NS, Word};
 use ringest_sys::clock;
@@ -38,7 +38,16 @@ pub struct Worker {
     complaints: Vec<String>,
     /// The place of the next line in the schedule.
     next_slot: u64,
+    /// The place where lines end; `None` for no limit.
+    end_slot: Option<u64>,
+    schedule: Option<Schedule>,
+    phase: Phase,
     start_ns: u64,
+    /// Since when lines count.
+    measured_ns: u64,
+    /// Processor time by then.
+    cpu_before: Duration,
+    warm_up: Tally,
     gauge: Gauge,
 }
 
@@ -76,28 +85,35 @@ impl Worker {
             tally,
             complaints: Vec::new(),
             next_slot: 0,
+            end_slot: None,
+            schedule: None,
+            phase: Phase::Measured,
             start_ns: 0,
+            measured_ns: 0,
+            cpu_before: Duration::ZERO,
+            warm_up: Tally::default(),
         })
     }
 
-    /// Sends until the task is done. Line 0's turn is at `start_ns`.
+    /// Sends until the task is done. It begins at `start_ns`.
     pub fn run(
         mut self,
         start_ns: u64,
-        mut schedule: Option<Schedule>,
+        timetable: Timetable,
         orders: &Orders,
         outlet: &Outlet<(u16, Word)>,
     ) -> Outcome {
-        let mut end_ns = self.task.duration_ns.map_or(u64::MAX, |duration_ns| start_ns + duration_ns);
-        if let (Some(schedule), Some(_)) = (&mut schedule, self.task.duration_ns) {
-            // Every line is owed whose time comes before the end, however late it is.
-            let owed = schedule.due(end_ns - 1);
-            self.task.lines = Some(self.task.lines.map_or(owed, |lines| lines.min(owed)));
-            end_ns += self.task.drain_ns;
+        let Timetable { mut measured, warm_up } = timetable;
+        self.start_ns = start_ns;
+        let mut end_ns = u64::MAX;
+        if self.task.warms_up {
+            self.phase = Phase::WarmUp;
+            self.schedule = warm_up.map(|course| Schedule::new(course.starting_at(start_ns)));
+        } else {
+            end_ns = self.begin_to_measure(measured.take(), start_ns);
         }
         thread::sleep(Duration::from_nanos(start_ns.saturating_sub(self.clock.now_ns())));
-        let cpu_before = clock::thread_cpu();
-        self.start_ns = start_ns;
+        self.cpu_before = clock::thread_cpu();
         self.gauge = Gauge::start(start_ns);
 
         let mut next_interval_ns = start_ns + interval::LEN_NS;
@@ -105,6 +121,12 @@ impl Worker {
         while !stopped && self.lines_left() > 0 {
             let now_ns = self.clock.now_ns();
             self.gauge.begin_turn(now_ns);
+            let measured_ns = orders.measured_ns.load(Ordering::Relaxed);
+            if self.phase == Phase::WarmUp && now_ns >= measured_ns {
+                self.publish(Latency::new(), outlet);
+                end_ns = self.begin_to_measure(measured.take(), measured_ns);
+                next_interval_ns = measured_ns + interval::LEN_NS;
+            }
             if now_ns >= next_interval_ns {
                 next_interval_ns = interval::next(next_interval_ns, now_ns);
                 if let Ok(spare) = orders.spares.try_recv() {
@@ -117,20 +139,21 @@ impl Worker {
                 break;
             }
             let lines = self.per_datagram.min(self.lines_left());
-            match schedule.as_mut().map(|schedule| schedule.at(self.next_slot + lines - 1)) {
+            let last_slot = self.next_slot + lines - 1;
+            match self.schedule.as_mut().map(|schedule| schedule.at(last_slot)) {
                 Some(due_ns) if due_ns > now_ns => self.wait(due_ns - now_ns),
-                _ => self.send(lines, schedule.as_mut(), now_ns),
+                _ => self.send(lines, now_ns),
             }
         }
-        if !stopped && schedule.is_some() {
+        if !stopped && self.schedule.is_some() {
             let unsent = self.lines_left();
             self.tally.offered += unsent;
             self.tally.fail("unsent", unsent);
         }
-        let span_ns = self.clock.now_ns().saturating_sub(start_ns);
-        let cpu_ns = clock::thread_cpu().saturating_sub(cpu_before).as_nanos() as u64;
+        let span_ns = self.clock.now_ns().saturating_sub(self.measured_ns);
+        let cpu_ns = clock::thread_cpu().saturating_sub(self.cpu_before).as_nanos() as u64;
         self.publish(Latency::new(), outlet);
-        let Worker { task, sockets, per_datagram, tally, complaints, .. } = self;
+        let Worker { task, sockets, per_datagram, tally, warm_up, complaints, .. } = self;
         let entry = |(conn, socket): (u32, &Socket)| Entry {
             mode: Mode::Plain,
             worker: task.worker,
@@ -146,11 +169,35 @@ impl Worker {
             duplicate: 0,
         };
         let entries = (0..).zip(&sockets).map(entry).collect();
-        Outcome { tally, entries, complaints, level: None, cpu_ns, span_ns }
+        Outcome { tally, warm_up, entries, complaints, level: None, cpu_ns, span_ns, sent_ns: span_ns }
+    }
+
+    /// Lines count from `from_ns` on. When no more are to be sent.
+    fn begin_to_measure(&mut self, course: Option<Course>, from_ns: u64) -> u64 {
+        (self.phase, self.measured_ns) = (Phase::Measured, from_ns);
+        self.warm_up = self.tally.take_lines();
+        self.cpu_before = clock::thread_cpu();
+        let mut lines = self.task.lines;
+        let mut end_ns = self.task.duration_ns.map_or(u64::MAX, |duration_ns| from_ns + duration_ns);
+        if let Some(course) = course {
+            let mut course = course.starting_at(from_ns);
+            if self.task.duration_ns.is_some() {
+                // Every line is owed whose time comes before the end, however late it is.
+                let owed = course.due_before(end_ns);
+                lines = Some(lines.map_or(owed, |lines| lines.min(owed)));
+                end_ns += self.task.drain_ns;
+            }
+            match &mut self.schedule {
+                Some(schedule) => schedule.turn(self.next_slot, course),
+                none => *none = Some(Schedule::new(course)),
+            }
+        }
+        self.end_slot = lines.map(|lines| self.next_slot + lines);
+        end_ns
     }
 
     /// One datagram, from the next sender in turn.
-    fn send(&mut self, lines: u64, schedule: Option<&mut Schedule>, now_ns: u64) {
+    fn send(&mut self, lines: u64, now_ns: u64) {
         let count = self.sockets.len() as u64;
         let at = (self.next_slot / self.per_datagram % count) as usize;
         let Socket { socket, stamp, sent } = &mut self.sockets[at];
@@ -172,7 +219,7 @@ impl Worker {
                 }
             }
         }
-        if let Some(schedule) = schedule {
+        if let Some(schedule) = &mut self.schedule {
             // A datagram is due with the last of its lines; that the others wait for it is meant.
             let due_ns = schedule.at(self.next_slot + lines - 1);
             for slot in self.next_slot..self.next_slot + lines {
@@ -184,16 +231,20 @@ impl Worker {
     }
 
     fn lines_left(&self) -> u64 {
-        self.task.lines.map_or(u64::MAX, |lines| lines.saturating_sub(self.next_slot))
+        self.end_slot.map_or(u64::MAX, |end_slot| end_slot.saturating_sub(self.next_slot))
     }
 
     fn publish(&mut self, spare: Latency, outlet: &Outlet<(u16, Word)>) {
         let now_ns = self.clock.now_ns();
         let interval = Interval {
-            phase: Phase::Measured,
+            phase: self.phase,
             from_ns: self.gauge.from_ns().saturating_sub(self.start_ns),
             to_ns: now_ns.saturating_sub(self.start_ns),
-            tally: self.tally.clone(),
+            tally: {
+                let mut sum = self.warm_up.clone();
+                sum.add(&self.tally);
+                sum
+            },
             latency: std::mem::replace(&mut self.latency, spare),
             signs: self.gauge.take(now_ns),
         };

@@ -86,18 +86,29 @@ impl Flight {
         self.offset = 0;
     }
 
-    /// Every line up to `upto` is answered, as of `now_ns`. An older number than before changes nothing.
-    pub fn settle(&mut self, upto: u64, now_ns: u64, mut schedule: Option<&mut Schedule>, latency: &mut Latency) {
+    /// Every line up to `upto` is answered, as of `now_ns`. An older number than before changes nothing. Without `latency`
+    /// nothing is measured.
+    pub fn settle(
+        &mut self,
+        upto: u64,
+        now_ns: u64,
+        mut schedule: Option<&mut Schedule>,
+        mut latency: Option<&mut Latency>,
+    ) {
         let upto = upto.min(self.assigned);
         while self.settled < upto {
             let batch = self.batches.front().expect("every line under way is in a batch");
             let last = batch.last.min(upto);
             let count = last - self.settled;
             let service_ns = now_ns.saturating_sub(batch.sent_ns);
-            latency.service.record(service_ns, count);
-            match &mut schedule {
-                None => latency.response.record(service_ns, count),
-                Some(schedule) => {
+            match (&mut latency, &mut schedule) {
+                (None, _) => {}
+                (Some(latency), None) => {
+                    latency.service.record(service_ns, count);
+                    latency.response.record(service_ns, count);
+                }
+                (Some(latency), Some(schedule)) => {
+                    latency.service.record(service_ns, count);
                     for seq in self.settled + 1..=last {
                         let intended_ns = schedule.at(batch.last_slot - (batch.last - seq));
                         latency.response.record(now_ns.saturating_sub(intended_ns), 1);
@@ -127,8 +138,8 @@ mod tests {
         let (mut flight, mut latency) = (Flight::starting_at(1), Latency::new());
         flight.assign(10, 0, 1_000);
         flight.wrote(10, 0);
-        flight.settle(4, 2_000, None, &mut latency);
-        flight.settle(10, 3_000, None, &mut latency);
+        flight.settle(4, 2_000, None, Some(&mut latency));
+        flight.settle(10, 3_000, None, Some(&mut latency));
         assert_eq!(latency.service.counts().iter().map(|(_, count)| count).collect::<Vec<_>>(), [&4, &6]);
         assert_eq!(flight.outstanding(), 0);
     }
@@ -140,8 +151,8 @@ mod tests {
         // Places 3, 4, 5 of the schedule: intended at 3, 4 and 5 us, sent together at 5 us, answered at 9 us.
         flight.assign(3, 3, 5_000);
         flight.wrote(3, 0);
-        flight.settle(2, 9_000, Some(&mut schedule), &mut latency);
-        flight.settle(3, 9_000, Some(&mut schedule), &mut latency);
+        flight.settle(2, 9_000, Some(&mut schedule), Some(&mut latency));
+        flight.settle(3, 9_000, Some(&mut schedule), Some(&mut latency));
         let near = |ns: u64| move |&(value, count): &(u64, u64)| value.abs_diff(ns) < 10 && count == 1;
         for expected in [4_000, 5_000, 6_000] {
             assert!(latency.response.counts().iter().any(near(expected)), "{:?}", latency.response.counts());
@@ -158,7 +169,7 @@ mod tests {
         flight.rewind(3);
         assert_eq!((flight.written(), flight.offset(), flight.outstanding()), (2, 0, 5));
         flight.wrote(3, 0);
-        flight.settle(5, 1_001_000, None, &mut latency);
+        flight.settle(5, 1_001_000, None, Some(&mut latency));
         assert!(latency.service.at(0.0).abs_diff(1_000_000) < 1_000);
     }
 
@@ -167,10 +178,10 @@ mod tests {
         let (mut flight, mut latency) = (Flight::starting_at(8), Latency::new());
         flight.assign(3, 0, 0);
         flight.wrote(1, 4);
-        flight.settle(9, 1, None, &mut latency);
-        flight.settle(8, 1, None, &mut latency);
+        flight.settle(9, 1, None, Some(&mut latency));
+        flight.settle(8, 1, None, Some(&mut latency));
         assert_eq!((flight.settled(), flight.written(), flight.offset()), (9, 9, 0));
-        flight.settle(99, 1, None, &mut latency);
+        flight.settle(99, 1, None, Some(&mut latency));
         assert_eq!(flight.settled(), 10);
     }
 }

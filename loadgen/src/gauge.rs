@@ -90,6 +90,12 @@ impl Gauge {
         }
     }
 
+    /// Lines were not sent at all, because the server had not answered those before them.
+    pub fn shed(&mut self, lines: u64) {
+        self.signs.sent += lines;
+        self.signs.late_blocked.note(u64::MAX, lines);
+    }
+
     /// The signs of the interval that ends at `now_ns`; the next begins.
     pub fn take(&mut self, now_ns: u64) -> Signs {
         let bills = Bills::now();

@@ -55,6 +55,8 @@ impl Headroom {
             lines: None,
             duration: Some(SPAN),
             drain: DRAIN,
+            warm_up: None,
+            in_flight_max: None,
             ledger: None,
             headroom: false,
             ..config.clone()
@@ -191,7 +193,6 @@ const ENOUGH: f64 = 1.5;
 const SPAN: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-
 const BACKLOG: i32 = 4096;
 
 #[cfg(test)]

@@ -41,10 +41,12 @@ pub mod schedule;
 #[cfg(test)]
 mod schema;
 pub mod session;
+mod shed;
 pub mod sink;
 pub mod stream;
 pub mod tally;
 pub mod timeline;
 pub mod token;
 pub mod validity;
+pub mod warmup;
 pub mod worker;

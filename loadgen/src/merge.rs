@@ -4,7 +4,7 @@
 //! the same lines in the same way; what they may differ in adds up.
 
 use crate::measured::Measured;
-use crate::report::{Gate, Report, System, Test, TestConfig};
+use crate::report::{Gate, Report, System, Test, TestConfig, Window};
 use crate::validity::{Validity, blame};
 use serde_json::Value;
 
@@ -60,6 +60,7 @@ fn merge_tests(tests: &[&Test]) -> Result<Test, String> {
     };
     let mut merged = (*first).clone();
     merged.config = config(tests)?;
+    merged.window = window(tests);
     merged.results = results;
     merged.resources.client = measured.client();
     // It is each generator's own.
@@ -120,6 +121,24 @@ fn gates(tests: &[&Test], error_rate: f64, offered: u64) -> Result<Vec<Gate>, St
     Ok(merged)
 }
 
+/// Shards warm up each for itself.
+fn window(tests: &[&Test]) -> Window {
+    let windows = tests.iter().map(|test| &test.window);
+    let longest = |of: fn(&Window) -> f64| windows.clone().map(of).fold(0.0, f64::max);
+    let sum = |of: fn(&Window) -> u64| windows.clone().map(of).sum();
+    let limited = windows.clone().find(|window| !window.steady).and_then(|window| window.warmup_ended_by.clone());
+    Window {
+        warmup_s: longest(|window| window.warmup_s),
+        warmup_ended_by: limited.or_else(|| tests[0].window.warmup_ended_by.clone()),
+        warmup_offered: sum(|window| window.warmup_offered),
+        warmup_acked: sum(|window| window.warmup_acked),
+        warmup_failed: sum(|window| window.warmup_failed),
+        measured_s: longest(|window| window.measured_s),
+        drain_s: longest(|window| window.drain_s),
+        steady: tests.iter().all(|test| test.window.steady),
+    }
+}
+
 /// Shares of late lines are shares of all lines.
 fn validity(tests: &[&Test]) -> Validity {
     let lines: u64 = tests.iter().map(|test| test.results.offered).sum();
@@ -174,7 +193,8 @@ fn differ(what: &str, one: &impl std::fmt::Debug, two: &impl std::fmt::Debug) ->
 
 const INTERRUPTED: &str = "interrupted";
 /// What each shard has a part of.
-const ADDED: [&str; 6] = ["plain_connections", "connections", "workers", "rate", "rate_to", "total_logs"];
+const ADDED: [&str; 7] =
+    ["plain_connections", "connections", "max_in_flight", "workers", "rate", "rate_to", "total_logs"];
 /// What each shard may have of its own.
 const LISTED: [&str; 2] = ["target", "cpu_list"];
 

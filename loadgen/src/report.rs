@@ -70,6 +70,9 @@ pub struct Test {
     pub name: String,
     /// How it was run.
     pub config: TestConfig,
+    /// Which part of the run was measured.
+    #[serde(default)]
+    pub window: Window,
     /// What came out.
     pub results: Results,
     /// What it cost.
@@ -102,8 +105,14 @@ pub struct TestConfig {
     pub workers: u64,
     /// Their processors, in the kernel's notation; none where they were not pinned.
     pub cpu_list: Option<String>,
-    /// Lines unanswered per connection; none in an open loop.
+    /// Lines unanswered per connection at most; none for no limit.
     pub pipeline: Option<u64>,
+    /// Open loop: lines due and unanswered at most; none for no limit.
+    #[serde(default)]
+    pub max_in_flight: Option<u64>,
+    /// The least time of the warm-up, in seconds; none where there was none.
+    #[serde(default)]
+    pub warmup_s: Option<f64>,
     /// What was a gzip member: `none`, `line`, `batch` or `bgzf`.
     pub compress: String,
     /// Lines per send at most.
@@ -138,6 +147,29 @@ pub struct TestConfig {
     pub io: String,
     /// What an answer promised: the level of sessions, or `reply` where only plain replies were counted.
     pub done: String,
+}
+
+/// Which part of a run was measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Window {
+    /// How long lines were sent before those that count, in seconds.
+    pub warmup_s: f64,
+    /// What ended that: `flat`, where what was measured no longer rose or fell, or `limit`, where it did when the time was
+    /// up; none where there was no warm-up.
+    pub warmup_ended_by: Option<String>,
+    /// Lines of the warm-up whose turn came; they are in no other figure.
+    pub warmup_offered: u64,
+    /// Lines of the warm-up that the server said it took.
+    pub warmup_acked: u64,
+    /// Lines of the warm-up that failed.
+    pub warmup_failed: u64,
+    /// How long lines were sent that count, in seconds.
+    pub measured_s: f64,
+    /// How long the last answers were waited for after that, in seconds.
+    pub drain_s: f64,
+    /// Whether what was measured had become flat before it counted.
+    pub steady: bool,
 }
 
 /// What came out of a measurement.
@@ -335,6 +367,12 @@ impl fmt::Display for Test {
             "{} to {}, {} connections, {} workers",
             self.name, config.target, config.connections, config.workers
         )?;
+        let Window { warmup_s, warmup_ended_by, warmup_offered, .. } = &self.window;
+        if let Some(by) = warmup_ended_by {
+            let what =
+                if self.window.steady { "what it measured was flat" } else { "the time was up, nothing was flat" };
+            writeln!(f, "  warm-up      {warmup_s:>12.1} s, {warmup_offered} records, ended by {by}: {what}")?;
+        }
         let Results { offered, acked, failed, sent, sends, .. } = *results;
         match sent {
             0 => writeln!(f, "  records      {offered:>14} offered, {acked} acked, {failed} failed")?,

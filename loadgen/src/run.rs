@@ -6,24 +6,26 @@ use crate::corpus::Corpus;
 use crate::datagrams;
 use crate::headroom::Headroom;
 use crate::host::Host;
-use crate::interval::Interval;
+use crate::interval::{Interval, Phase};
 use crate::io::Engine;
 use crate::latency::Latency;
+use crate::law::Law;
 use crate::ledger::{Ledger, Mode};
 use crate::measured::Measured;
 use crate::packer::Compression;
-use crate::report::{Gate, Report, Resources, SCHEMA, System, Test, TestConfig, Tool};
+use crate::report::{Gate, Report, Resources, SCHEMA, System, Test, TestConfig, Tool, Window};
 use crate::report::{Verification, utc};
-use crate::schedule::{Course, Schedule, share};
+use crate::schedule::{Course, Timetable, share};
 use crate::tally::Tally;
 use crate::timeline::{Second, Timeline};
 use crate::validity::{Judge, Verdict};
+use crate::warmup::{EndedBy, Sample, WarmUp};
 use crate::worker::{Clock, Orders, Outcome, Task, Word, Worker};
 use ringest_sys::cpu;
 use ringest_sys::signal::{Signal, Signals};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -93,7 +95,7 @@ pub(crate) fn report_of(
         system: System::here(),
         verification: Verification {
             ledger: config.ledger.as_ref().map(|path| path.display().to_string()),
-            books_closed: sum.tally.offered == sum.tally.finished(),
+            books_closed: sum.tally.offered == sum.tally.finished() && sum.warm_up.offered == sum.warm_up.finished(),
             complaints: sum.complaints.clone(),
         },
         tests: vec![test(config, engine, sum, signal)],
@@ -111,21 +113,33 @@ pub(crate) struct Sum {
     cpu_ns: u64,
     span_ns: u64,
     judge: Judge,
+    judge_of_warm_up: Judge,
+    /// Lines of the warm-up, how long it took, and what ended it.
+    warm_up: Tally,
+    warm_up_ns: u64,
+    ended_by: Option<EndedBy>,
+    sent_ns: u64,
 }
 
 impl Sum {
     fn new(config: &Config) -> Sum {
         let processors = cpu::allowed().map_or(1, |list| list.len());
-        Sum { judge: Judge::new(config.workers as usize, processors), ..Sum::default() }
+        let judge = Judge::new(config.workers as usize, processors);
+        Sum { judge: judge.clone(), judge_of_warm_up: judge, ..Sum::default() }
     }
 
     fn note(&mut self, worker: u16, interval: &Interval) -> Verdict {
+        match interval.phase {
+            Phase::WarmUp => return self.judge_of_warm_up.note(usize::from(worker), &interval.signs),
+            Phase::Measured | Phase::Drain => {}
+        }
         self.latency.add(&interval.latency);
         self.judge.note(usize::from(worker), &interval.signs)
     }
 
     fn add(&mut self, outcome: Outcome) {
         self.tally.add(&outcome.tally);
+        self.warm_up.add(&outcome.warm_up);
         self.entries.extend(outcome.entries);
         for complaint in outcome.complaints {
             if !self.complaints.contains(&complaint) {
@@ -135,6 +149,7 @@ impl Sum {
         self.level = self.level.take().or(outcome.level);
         self.cpu_ns += outcome.cpu_ns;
         self.span_ns = self.span_ns.max(outcome.span_ns);
+        self.sent_ns = self.sent_ns.max(outcome.sent_ns);
     }
 }
 
@@ -146,6 +161,10 @@ struct Crew {
     stop: Arc<AtomicBool>,
     /// When the first line is due.
     began: SystemTime,
+    clock: Clock,
+    start_ns: u64,
+    /// See [`Orders`].
+    measured_ns: Arc<AtomicU64>,
 }
 
 impl Crew {
@@ -153,6 +172,7 @@ impl Crew {
     fn start(config: &Config, engine: Engine, peer: SocketAddr, corpus: &Corpus) -> Result<Crew, String> {
         let clock = Clock::start();
         let stop = Arc::new(AtomicBool::new(false));
+        let measured_ns = Arc::new(AtomicU64::new(u64::MAX));
         let (outlet, words) = channel();
         let (mut starts, mut spares) = (Vec::new(), Vec::new());
         for worker in 0..config.workers {
@@ -162,7 +182,7 @@ impl Crew {
             spare.send(Latency::new()).expect("the receiver is in scope");
             starts.push(start);
             spares.push(spare);
-            let orders = Orders { stop: stop.clone(), spares: taken };
+            let orders = Orders { stop: stop.clone(), spares: taken, measured_ns: measured_ns.clone() };
             let job =
                 Job { task: task(config, engine, worker, peer), corpus: corpus.clone(), clock, config: config.clone() };
             let outlet = outlet.clone();
@@ -183,7 +203,7 @@ impl Crew {
         for start in starts {
             start.send(start_ns).map_err(|_| "a worker ended before it began; see above")?;
         }
-        Ok(Crew { words, spares, stop, began })
+        Ok(Crew { words, spares, stop, began, clock, start_ns, measured_ns })
     }
 
     /// Gathers what the workers measure until the last is done.
@@ -191,6 +211,7 @@ impl Crew {
         let mut sum = Sum::new(config);
         let mut host = Host::new(config.cpus.as_ref());
         let mut timeline = Timeline::new(config.workers, self.began);
+        let mut warm_up = config.warm_up.map(|least| WarmUp::new(least.as_nanos() as u64));
         let mut signal = None;
         let mut working = config.workers;
         while working > 0 {
@@ -225,6 +246,17 @@ impl Crew {
             }
             while let Some(second) = timeline.take() {
                 see(&second);
+                if let Some(warm_up) = warm_up.as_mut().filter(|_| second.phase == Phase::WarmUp) {
+                    warm_up.note(sample(&second));
+                }
+            }
+            // Decided ahead, so that every worker knows in time.
+            let from_ns = self.clock.now_ns() + DECIDED_AHEAD_NS;
+            if let Some(by) = warm_up.as_ref().and_then(|warm_up| warm_up.ended(from_ns.saturating_sub(self.start_ns)))
+            {
+                self.measured_ns.store(from_ns, Ordering::Relaxed);
+                (sum.warm_up_ns, sum.ended_by) = (from_ns - self.start_ns, Some(by));
+                warm_up = None;
             }
         }
         while let Some(second) = timeline.take_rest() {
@@ -234,8 +266,18 @@ impl Crew {
     }
 }
 
+/// A second of a warm-up, as far as it matters.
+fn sample(second: &Second) -> Sample {
+    let Second { tally, latency, .. } = second;
+    Sample {
+        offered_per_s: second.per_s(tally.offered),
+        answered_per_s: second.per_s(tally.finished()),
+        response_p50_ns: latency.response.at(0.5) as f64,
+    }
+}
+
 /// What a worker does from its first line's turn on.
-type Run<'a> = dyn FnOnce(u64, Option<Schedule>) -> Outcome + 'a;
+type Run<'a> = dyn FnOnce(u64, Timetable) -> Outcome + 'a;
 
 /// What a worker's thread begins with.
 struct Job {
@@ -258,10 +300,10 @@ impl Job {
         let Job { task, corpus, clock, config } = self;
         let worker: Result<Box<Run<'_>>, String> = match config.datagram_len_max {
             None => Worker::connect(task, corpus, clock).map(|worker| {
-                Box::new(|start_ns, schedule| worker.run(start_ns, schedule, orders, outlet)) as Box<Run<'_>>
+                Box::new(|start_ns, timetable| worker.run(start_ns, timetable, orders, outlet)) as Box<Run<'_>>
             }),
             Some(len_max) => datagrams::Worker::open(task, corpus, clock, len_max).map(|worker| {
-                Box::new(|start_ns, schedule| worker.run(start_ns, schedule, orders, outlet)) as Box<Run<'_>>
+                Box::new(|start_ns, timetable| worker.run(start_ns, timetable, orders, outlet)) as Box<Run<'_>>
             }),
         };
         let run = match worker {
@@ -270,14 +312,18 @@ impl Job {
         };
         say(Word::Ready);
         let Ok(start_ns) = go.recv() else { return };
-        let schedule = config.pace.map(|pace| {
-            let law = pace.law(config.duration.map(|duration| duration.as_nanos() as u64));
-            let place = (u64::from(number), config.workers);
-            Schedule::new(Course::new(law, pace.arrival, config.shape.seed, place, start_ns))
-        });
-        let outcome = run(start_ns, schedule);
+        let outcome = run(start_ns, timetable(&config, u64::from(number)));
         say(Word::Done(Box::new(outcome)));
     }
+}
+
+/// The lines of one worker. What warms up goes at the rate that is measured first.
+fn timetable(config: &Config, worker: u64) -> Timetable {
+    let Some(pace) = config.pace else { return Timetable::default() };
+    let course = |law, seed| Course::new(law, pace.arrival, seed, (worker, config.workers), 0);
+    let law = pace.law(config.duration.map(|duration| duration.as_nanos() as u64));
+    let warm_up = config.warm_up.map(|_| course(Law::fixed(law.first_rate()), !config.shape.seed));
+    Timetable { measured: Some(course(law, config.shape.seed)), warm_up }
 }
 
 /// The first address of the server that takes a connection.
@@ -311,6 +357,8 @@ fn task(config: &Config, engine: Engine, worker: u64, peer: SocketAddr) -> Task 
         terms: config.terms.clone(),
         compression: config.compression,
         depth: config.depth,
+        in_flight_max: config.in_flight_max.map(|max| share(max, worker, config.workers)),
+        warms_up: config.warm_up.is_some(),
         batch: config.batch,
         lines: config.lines.map(|lines| share(lines, worker, config.workers)),
         duration_ns: config.duration.map(ns),
@@ -354,7 +402,9 @@ fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>) -> T
             connections: config.connections,
             workers: config.workers,
             cpu_list: config.cpus.as_ref().map(ToString::to_string),
-            pipeline: config.pace.is_none().then_some(config.depth),
+            pipeline: Some(config.depth).filter(|depth| *depth < u64::MAX),
+            max_in_flight: config.in_flight_max,
+            warmup_s: config.warm_up.map(|least| least.as_secs_f64()),
             compress: config.compression.map_or("none", Compression::as_str).into(),
             batch: config.batch,
             rate: config.pace.map(|pace| pace.from),
@@ -371,12 +421,28 @@ fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>) -> T
             io: engine.as_str().into(),
             done: sum.level.clone().unwrap_or_else(|| "reply".into()),
         },
+        window: window(sum),
         results: measured.results(),
         resources: Resources { client: measured.client() },
         headroom: None,
         validity: sum.judge.judge(sum.latency.response.at(0.99)),
         gates,
         verdict: verdict.into(),
+    }
+}
+
+fn window(sum: &Sum) -> Window {
+    let s = |ns: u64| ns as f64 / 1e9;
+    let Tally { offered, acked, .. } = sum.warm_up;
+    Window {
+        warmup_s: s(sum.warm_up_ns),
+        warmup_ended_by: sum.ended_by.map(|by| by.as_str().into()),
+        warmup_offered: offered,
+        warmup_acked: acked,
+        warmup_failed: sum.warm_up.failed(),
+        measured_s: s(sum.sent_ns),
+        drain_s: s(sum.span_ns.saturating_sub(sum.sent_ns)),
+        steady: sum.ended_by == Some(EndedBy::Flat),
     }
 }
 
@@ -398,6 +464,8 @@ fn given_up_gate(tally: &Tally) -> Option<Gate> {
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longer than workers take to look, and than most of them are kept from looking.
+const DECIDED_AHEAD_NS: u64 = 100_000_000;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Long enough for every worker to wake up and be there when the first line is due.
 const HEAD_START_NS: u64 = 2_000_000;

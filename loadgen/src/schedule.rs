@@ -79,6 +79,15 @@ pub struct Schedule {
     then: Option<(u64, Course)>,
 }
 
+/// What a worker's lines are to keep to, in a closed loop nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Timetable {
+    /// What is measured.
+    pub measured: Option<Course>,
+    /// What is sent before that, in a run with a warm-up.
+    pub warm_up: Option<Course>,
+}
+
 /// Lines from an instant on.
 #[derive(Clone, Debug)]
 pub struct Course {
@@ -104,6 +113,16 @@ impl Course {
             Arrival::Poisson => Turns::Chance(Box::new(Poisson::new(seed, worker, workers))),
         };
         Course { law, turns, start_ns }
+    }
+
+    /// The same, begun at another time.
+    pub fn starting_at(self, start_ns: u64) -> Course {
+        Course { start_ns, ..self }
+    }
+
+    /// How many lines are due before `end_ns`.
+    pub fn due_before(&mut self, end_ns: u64) -> u64 {
+        end_ns.checked_sub(1).map_or(0, |last_ns| self.due(last_ns))
     }
 
     #[inline]

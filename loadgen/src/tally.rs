@@ -64,6 +64,16 @@ impl Tally {
         if finished == 0 { 0.0 } else { self.failed() as f64 / finished as f64 }
     }
 
+    /// Takes out what is counted by the line, and leaves what is counted by the connection.
+    pub fn take_lines(&mut self) -> Tally {
+        let Tally { connects, given_up, nacks, goaways, .. } = *self;
+        let faults = std::mem::take(&mut self.faults);
+        let connections = Tally { connects, given_up, nacks, goaways, faults, ..Tally::default() };
+        let mut lines = std::mem::replace(self, connections);
+        (lines.connects, lines.given_up, lines.nacks, lines.goaways) = (0, 0, 0, 0);
+        lines
+    }
+
     /// What was counted since an earlier state of the same tally.
     pub fn since(&self, earlier: &Tally) -> Tally {
         let since = |now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>| {

@@ -12,7 +12,8 @@ use crate::io::{Engine, Event, Intake, Io, News};
 use crate::latency::Latency;
 use crate::ledger::{Entry, Mode};
 use crate::packer::{Compression, Packer};
-use crate::schedule::Schedule;
+use crate::schedule::{Course, Schedule, Timetable};
+use crate::shed::Shed;
 use crate::stream::TlsTerms;
 use crate::tally::Tally;
 use crate::validity::LATE_NS;
@@ -21,7 +22,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender as Outlet};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,14 +46,18 @@ pub struct Task {
     pub terms: SessionTerms,
     /// What becomes a gzip member; `None` sends plain text.
     pub compression: Option<Compression>,
-    /// Lines unanswered per connection at most; in an open loop the schedule decides alone.
+    /// Lines unanswered per connection at most.
     pub depth: u64,
+    /// Open loop: lines due and unanswered at most, of all connections; those that come due beyond are shed.
+    pub in_flight_max: Option<u64>,
     /// Lines per send at most.
     pub batch: u64,
     /// Lines in all; `None` for no limit.
     pub lines: Option<u64>,
     /// How long lines are sent; `None` for no limit.
     pub duration_ns: Option<u64>,
+    /// Whether lines are sent before those that count.
+    pub warms_up: bool,
     /// How long answers are waited for after the last line.
     pub drain_ns: u64,
     /// How long a broken connection is tried again.
@@ -75,18 +80,22 @@ pub enum Word {
 /// What a worker leaves.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Counts of the whole run.
+    /// Counts of all lines but those of the warm-up, and of all connections.
     pub tally: Tally,
+    /// Counts of the lines of the warm-up.
+    pub warm_up: Tally,
     /// What each connection leaves to be proved.
     pub entries: Vec<Entry>,
     /// Sentences for a person.
     pub complaints: Vec<String>,
     /// The level that sessions were answered at, where there were any.
     pub level: Option<String>,
-    /// Processor time of the worker's thread while it sent.
+    /// Processor time of the worker's thread from the first line's turn that counts.
     pub cpu_ns: u64,
-    /// From the first line's turn to the last answer.
+    /// From the first line's turn that counts to the last answer.
     pub span_ns: u64,
+    /// From the first line's turn that counts until no more were sent.
+    pub sent_ns: u64,
 }
 
 /// The run's clock: nanoseconds since a common instant.
@@ -125,8 +134,17 @@ pub struct Worker {
     plain: Vec<u8>,
     sending: bool,
     start_ns: u64,
-    /// The place of the next line in the schedule: how many have been assigned.
+    /// Since when lines count.
+    measured_ns: u64,
+    /// Processor time by then.
+    cpu_before: Duration,
+    /// Since when no more are sent.
+    stopped_ns: u64,
+    /// The place of the next line in the schedule: how many have been assigned or shed.
     next_slot: u64,
+    /// The place where lines end; `None` for no limit.
+    end_slot: Option<u64>,
+    shed: Shed,
     next_conn: u32,
     over: usize,
     entries: Vec<Entry>,
@@ -160,17 +178,26 @@ struct Kit {
     schedule: Option<Schedule>,
     latency: Latency,
     tally: Tally,
+    warm_up: Tally,
     complaints: Vec<String>,
     packer: Option<Packer>,
 }
 
 impl Kit {
+    /// Counts since the start of the run.
+    fn sum(&self) -> Tally {
+        let mut sum = self.warm_up.clone();
+        sum.add(&self.tally);
+        sum
+    }
+
     fn desk(&mut self, now_ns: u64) -> Desk<'_> {
         Desk {
             corpus: &mut self.corpus,
             schedule: self.schedule.as_mut(),
             latency: &mut self.latency,
             tally: &mut self.tally,
+            warm_up: &mut self.warm_up,
             complaints: &mut self.complaints,
             packer: self.packer.as_mut(),
             now_ns,
@@ -185,6 +212,9 @@ pub struct Orders {
     pub stop: Arc<AtomicBool>,
     /// Empty histograms for the next interval.
     pub spares: Receiver<Latency>,
+    /// Since when lines count, in a run with a warm-up: far away until that is decided. Set by whoever runs the workers,
+    /// ahead of time, so that all of them change over together.
+    pub measured_ns: Arc<AtomicU64>,
 }
 
 impl Worker {
@@ -208,13 +238,19 @@ impl Worker {
                 schedule: None,
                 latency: Latency::new(),
                 tally: Tally::default(),
+                warm_up: Tally::default(),
                 complaints: Vec::new(),
                 packer: task.compression.map(Packer::new),
             },
             plain: Vec::new(),
             sending: false,
             start_ns: 0,
+            measured_ns: 0,
+            cpu_before: Duration::ZERO,
+            stopped_ns: 0,
             next_slot: 0,
+            end_slot: None,
+            shed: Shed::default(),
             next_conn: count as u32,
             over: 0,
             entries: Vec::new(),
@@ -232,26 +268,26 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Sends until the task is done, and waits for the answers. Line 0's turn is at `start_ns`.
+    /// Sends until the task is done, and waits for the answers. It begins at `start_ns`.
     pub fn run(
         mut self,
         start_ns: u64,
-        schedule: Option<Schedule>,
+        timetable: Timetable,
         orders: &Orders,
         outlet: &Outlet<(u16, Word)>,
     ) -> Outcome {
+        let Timetable { mut measured, warm_up } = timetable;
         self.start_ns = start_ns;
-        self.last_settled_ns = start_ns;
-        self.kit.schedule = schedule;
-        let mut end_ns = self.task.duration_ns.map_or(u64::MAX, |duration_ns| start_ns + duration_ns);
-        if let (Some(schedule), Some(_)) = (&mut self.kit.schedule, self.task.duration_ns) {
-            // An open loop owes every line whose time comes before the end, however late it is.
-            let owed = schedule.due(end_ns - 1);
-            self.task.lines = Some(self.task.lines.map_or(owed, |lines| lines.min(owed)));
-            end_ns += self.task.drain_ns;
+        let mut end_ns = u64::MAX;
+        if self.task.warms_up {
+            self.phase = Phase::WarmUp;
+            self.end_slot = None;
+            self.kit.schedule = warm_up.map(|course| Schedule::new(course.starting_at(start_ns)));
+        } else {
+            end_ns = self.begin_to_measure(measured.take(), start_ns);
         }
         thread::sleep(Duration::from_nanos(start_ns.saturating_sub(self.clock.now_ns())));
-        let cpu_before = clock::thread_cpu();
+        self.cpu_before = clock::thread_cpu();
         self.gauge = Gauge::start(start_ns);
         self.sending = true;
         self.everyone_is_eager();
@@ -260,12 +296,19 @@ impl Worker {
         let mut next_interval_ns = start_ns + interval::LEN_NS;
         while self.over < self.connections.len() {
             let now_ns = self.clock.now_ns();
+            let measured_ns = orders.measured_ns.load(Ordering::Relaxed);
+            if self.phase == Phase::WarmUp && now_ns >= measured_ns {
+                self.publish(orders, outlet, Urgency::PhaseEnds);
+                end_ns = self.begin_to_measure(measured.take(), measured_ns);
+                next_interval_ns = measured_ns + interval::LEN_NS;
+            }
             let stopped = orders.stop.load(Ordering::Relaxed);
             let stalled = self.is_stalled(now_ns);
             if self.sending && (now_ns >= end_ns || self.is_all_assigned() || stopped || stalled) {
                 self.stop_sending(stopped, stalled);
                 self.publish(orders, outlet, Urgency::PhaseEnds);
                 self.phase = Phase::Drain;
+                self.stopped_ns = now_ns;
                 next_interval_ns = now_ns + interval::LEN_NS;
                 // Whoever presses Ctrl-C does not want to wait for long.
                 let patience_ns = if stopped { DRAIN_STOPPED_NS } else { u64::MAX };
@@ -287,19 +330,50 @@ impl Worker {
         if self.sending {
             // Every connection is over, and lines are left.
             self.stop_sending(false, true);
+            self.stopped_ns = self.clock.now_ns();
         }
-        let cpu = clock::thread_cpu().saturating_sub(cpu_before);
+        let cpu = clock::thread_cpu().saturating_sub(self.cpu_before);
         (0..self.connections.len()).for_each(|at| self.retire(at));
         self.publish(orders, outlet, Urgency::PhaseEnds);
         self.finish(cpu)
+    }
+
+    /// Lines count from `from_ns` on. When no more are to be sent.
+    fn begin_to_measure(&mut self, course: Option<Course>, from_ns: u64) -> u64 {
+        self.phase = Phase::Measured;
+        (self.measured_ns, self.last_settled_ns) = (from_ns, from_ns);
+        self.kit.warm_up = self.kit.tally.take_lines();
+        // No connection was counted before there was one, so this is about lines alone.
+        self.connections.iter_mut().for_each(Connection::end_warm_up);
+        self.cpu_before = clock::thread_cpu();
+        self.stall = None;
+        self.shed = Shed::from(self.next_slot);
+
+        let mut lines = self.task.lines;
+        let mut end_ns = self.task.duration_ns.map_or(u64::MAX, |duration_ns| from_ns + duration_ns);
+        if let Some(course) = course {
+            let mut course = course.starting_at(from_ns);
+            if self.task.duration_ns.is_some() {
+                // An open loop owes every line whose time comes before the end, however late it is.
+                let owed = course.due_before(end_ns);
+                lines = Some(lines.map_or(owed, |lines| lines.min(owed)));
+                end_ns += self.task.drain_ns;
+            }
+            match &mut self.kit.schedule {
+                Some(schedule) => schedule.turn(self.next_slot, course),
+                none => *none = Some(Schedule::new(course)),
+            }
+        }
+        self.end_slot = lines.map(|lines| self.next_slot + lines);
+        end_ns
     }
 
     /// No more lines are assigned. What was owed and never sent has failed, unless somebody asked to stop. A closed
     /// loop that ran out of time owes nothing; one that `ran_dry`, because nobody answers any more, does.
     fn stop_sending(&mut self, stopped: bool, ran_dry: bool) {
         self.sending = false;
-        if !stopped && self.task.lines.is_some() && (ran_dry || self.kit.schedule.is_some()) {
-            let unsent = self.lines_left();
+        if !stopped && self.end_slot.is_some() && (ran_dry || self.kit.schedule.is_some()) {
+            let unsent = self.lines_left() - self.shed.pending();
             self.kit.tally.offered += unsent;
             self.kit.tally.fail("unsent", unsent);
         }
@@ -448,14 +522,17 @@ impl Worker {
         while refused_in_a_row < count {
             let now_ns = self.clock.now_ns();
             let due_upto = self.kit.schedule.as_mut().map_or(0, |schedule| schedule.due(now_ns));
-            let due = due_upto.saturating_sub(self.next_slot).min(self.lines_left());
+            let due_upto = due_upto.min(self.end_slot.unwrap_or(u64::MAX));
+            self.shed_beyond(due_upto);
+            self.next_slot = self.shed.skip(self.next_slot);
+            let due = self.shed.before_next(due_upto).saturating_sub(self.next_slot);
             if due == 0 {
                 self.stall = None;
                 return;
             }
             let at = self.rotation;
             self.rotation = (self.rotation + 1) % count;
-            let room = self.connections[at].room(u64::MAX);
+            let room = self.connections[at].room(self.task.depth);
             if room == 0 {
                 refused_in_a_row += 1;
                 continue;
@@ -473,6 +550,19 @@ impl Worker {
         // Room for a few lines of many that are late does not end a stall.
         let since_ns = self.stall.map_or_else(|| self.clock.now_ns(), |stall| stall.since_ns);
         self.stall = Some(Stall { since_ns, until_ns: None });
+    }
+
+    /// Of the lines that came due since the last time, sheds those for which too many others are waiting or under way.
+    fn shed_beyond(&mut self, due_upto: u64) {
+        let Some(in_flight_max) = self.task.in_flight_max else { return };
+        let Kit { tally, warm_up, .. } = &mut self.kit;
+        let under_way = tally.offered + warm_up.offered - tally.finished() - warm_up.finished();
+        let shed = self.shed.take(self.next_slot, due_upto, in_flight_max.saturating_sub(under_way));
+        if shed > 0 {
+            tally.offered += shed;
+            tally.fail("shed", shed);
+            self.gauge.shed(shed);
+        }
     }
 
     /// How late the next `lines` are, and by whose fault.
@@ -559,7 +649,9 @@ impl Worker {
     /// Closes the books of a connection: what is unanswered now stays so.
     fn retire(&mut self, at: usize) {
         let connection = &self.connections[at];
-        self.kit.tally.fail("unanswered", connection.books().flight.outstanding());
+        let (warm, measured) = connection.books().outstanding();
+        self.kit.warm_up.fail("unanswered", warm);
+        self.kit.tally.fail("unanswered", measured);
         self.entries.push(connection.entry());
     }
 
@@ -576,7 +668,7 @@ impl Worker {
     /// Waits until every session is welcome, so that the schedule starts with all of them.
     fn greet(&mut self) -> Result<(), String> {
         self.sending = true;
-        let lines = self.task.lines.replace(0);
+        self.end_slot = Some(0);
         let handshakes = if self.task.tls.is_some() { self.connections.len() as u64 } else { 0 };
         let patience_ns = GREETING_NS + handshakes * HANDSHAKE_NS;
         let give_up_ns = self.clock.now_ns() + patience_ns;
@@ -602,7 +694,6 @@ impl Worker {
                 ));
             }
         }
-        self.task.lines = lines;
         Ok(())
     }
 
@@ -618,7 +709,7 @@ impl Worker {
             phase: self.phase,
             from_ns: self.gauge.from_ns().saturating_sub(self.start_ns),
             to_ns: now_ns.saturating_sub(self.start_ns),
-            tally: self.kit.tally.clone(),
+            tally: self.kit.sum(),
             latency: std::mem::replace(&mut self.kit.latency, spare),
             signs: self.gauge.take(now_ns),
         };
@@ -630,16 +721,18 @@ impl Worker {
         let level = self.connections.iter().find_map(Connection::level).map(|level| level.to_string());
         Outcome {
             tally: self.kit.tally,
+            warm_up: self.kit.warm_up,
             entries: self.entries,
             complaints: self.kit.complaints,
             level,
             cpu_ns: cpu.as_nanos() as u64,
-            span_ns: self.last_settled_ns.saturating_sub(self.start_ns),
+            span_ns: self.last_settled_ns.saturating_sub(self.measured_ns),
+            sent_ns: self.stopped_ns.saturating_sub(self.measured_ns),
         }
     }
 
     fn lines_left(&self) -> u64 {
-        self.task.lines.map_or(u64::MAX, |lines| lines.saturating_sub(self.next_slot))
+        self.end_slot.map_or(u64::MAX, |end_slot| end_slot.saturating_sub(self.next_slot))
     }
 
     fn is_all_assigned(&self) -> bool {
