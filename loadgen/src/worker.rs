@@ -515,11 +515,15 @@ impl Worker {
     }
 
     /// Open loop: deals out the lines whose turn has come, in rotation. A line that no connection can take stays the
-    /// next one; it is late, and counts from its own time.
+    /// next one; it is late, and counts from its own time. Where lines come due faster than they are sent, the turn ends all
+    /// the same: answers have to be heard, and the end.
     fn send_due(&mut self) {
         let count = self.connections.len();
         let mut refused_in_a_row = 0;
-        while refused_in_a_row < count {
+        for _ in 0..count.max(SENDS_PER_TURN_MIN) {
+            if refused_in_a_row == count {
+                break;
+            }
             let now_ns = self.clock.now_ns();
             let due_upto = self.kit.schedule.as_mut().map_or(0, |schedule| schedule.due(now_ns));
             let due_upto = due_upto.min(self.end_slot.unwrap_or(u64::MAX));
@@ -546,6 +550,9 @@ impl Worker {
             if let Err(fault) = self.send(at, lines) {
                 self.handle_fault(at, fault);
             }
+        }
+        if refused_in_a_row < count {
+            return;
         }
         // Room for a few lines of many that are late does not end a stall.
         let since_ns = self.stall.map_or_else(|| self.clock.now_ns(), |stall| stall.since_ns);
@@ -761,6 +768,8 @@ enum Urgency {
 /// How often a quiet worker looks whether it should stop.
 pub(crate) const WAIT_MAX_NS: u64 = 50_000_000;
 pub(crate) const SPIN_NS: u64 = 60_000;
+/// Lines are dealt out to every connection once per turn, and where there are few of them, so often.
+const SENDS_PER_TURN_MIN: usize = 64;
 const DRAIN_STOPPED_NS: u64 = 1_000_000_000;
 const GREETING_NS: u64 = 5_000_000_000;
 /// What a TLS handshake may take on top, on average: both sides together take one to two milliseconds of processor time.

@@ -6,6 +6,7 @@ use ringest_sys::{net, ring};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -233,6 +234,38 @@ fn a_sink_answers_each_line_once_on_either_engine() {
             }
             drop(guard);
             sink.join().unwrap().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_rate_that_nobody_could_keep_ends_in_time_all_the_same() {
+    for engine in engines() {
+        let listener = net::listen("127.0.0.1:0".parse().unwrap(), 64).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| Sink::new(engine, listener, Known::default()).unwrap().serve(&stop));
+            let _guard = Stop(&stop);
+            let mut command = Command::new(env!("CARGO_BIN_EXE_ringest-loadgen"));
+            command.env_clear().args([
+                "--host",
+                "127.0.0.1",
+                "--port",
+                &addr.port().to_string(),
+                "--io",
+                engine.as_str(),
+            ]);
+            command.args(["-R", "100000000", "-d", "300ms", "--drain", "300ms", "-c", "50", "-q"]);
+            let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+            let patience = Instant::now() + Duration::from_secs(20);
+            while child.try_wait().unwrap().is_none() {
+                if Instant::now() > patience {
+                    child.kill().unwrap();
+                    panic!("{engine}: a run of 600 ms does not end");
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
         });
     }
 }
