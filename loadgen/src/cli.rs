@@ -1,5 +1,6 @@
 //! What was typed: flags and environment variables. What they mean is [`crate::config`]'s.
 
+use crate::corpus::Kind;
 use crate::io::Choice;
 use crate::ledger::Mode;
 use crate::packer::Compression;
@@ -151,8 +152,9 @@ pub struct Args {
     /// How connections speak: one reply per line, or numbered lines, acknowledged and sent exactly once.
     #[arg(long, env = "LOADGEN_MODE", default_value = "plain", value_parser = mode)]
     pub mode: Mode,
-    /// Sends gzip members: none, line for one per line, batch for one per send, or bgzf. true is line, false none.
-    #[arg(long, env = "COMPRESS", default_value = "none", value_parser = compression, value_name = "KIND")]
+    /// Sends gzip members: none, line for one per line, batch for one per send, or bgzf. Alone, and true, is line; false none.
+    #[arg(long, env = "COMPRESS", default_value = "none", num_args = 0..=1, default_missing_value = "true",
+          value_parser = compression, value_name = "KIND")]
     pub compress: Compress,
     /// Sends datagrams instead, which nobody answers: as fast as the kernel takes them, or at --rate.
     #[arg(long, env = "LOADGEN_UDP", conflicts_with_all = ["mode", "plain_share", "ack", "closed"])]
@@ -181,7 +183,14 @@ pub struct Args {
     /// How long answers are waited for after the last line, and in a run without --duration after the last answer.
     #[arg(long, env = "LOADGEN_DRAIN", default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub drain: Duration,
-    /// Mean length of a line in bytes, its newline included.
+    /// What the lines are like: flat (of --record-size), access, app, audit, trace, unicode or mixed.
+    #[arg(long, env = "LOADGEN_CORPUS_SHAPE", default_value = "flat", value_parser = Kind::parse, value_name = "KIND")]
+    pub corpus_shape: Kind,
+    /// Lines of your own: NDJSON, each line an object with level and message. Its stamp is put in as first member.
+    #[arg(long, env = "LOADGEN_CORPUS", value_name = "FILE",
+          conflicts_with_all = ["corpus_shape", "record_size", "rich_share", "bad_share"])]
+    pub corpus: Option<PathBuf>,
+    /// Mean length of a flat line in bytes, its newline included.
     #[arg(long, env = "LOADGEN_RECORD_SIZE", default_value_t = 180, value_name = "BYTES")]
     pub record_size: usize,
     /// The same seed sends the same text.
@@ -232,6 +241,9 @@ pub struct Args {
     /// No progress and no table.
     #[arg(short, long, env = "LOADGEN_QUIET")]
     pub quiet: bool,
+    /// Progress as a line per second on a terminal, too, in place of the dashboard. NO_COLOR takes only its colours.
+    #[arg(long, env = "LOADGEN_PLAIN")]
+    pub plain: bool,
     /// Encrypts; the server's certificate is always verified. What a server's ENABLE_TLS may say is understood, too.
     #[arg(long, env = "ENABLE_TLS", value_parser = encrypts, num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true", action = ArgAction::Set, value_name = "BOOL")]
@@ -251,6 +263,9 @@ pub struct Args {
     /// Whether the rate came from a flag: only then it contradicts --closed.
     #[arg(skip)]
     pub rate_was_typed: bool,
+    /// Whether the length of a line was asked for.
+    #[arg(skip)]
+    pub size_was_given: bool,
     /// Whether the port is the default.
     #[arg(skip)]
     pub port_was_left: bool,
@@ -285,6 +300,7 @@ impl Cli {
     pub(crate) fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
         let mut cli = Cli::from_arg_matches(matches)?;
         cli.run.rate_was_typed = matches.value_source("rate") == Some(ValueSource::CommandLine);
+        cli.run.size_was_given = matches.value_source("record_size") != Some(ValueSource::DefaultValue);
         cli.run.port_was_left = matches.value_source("port") == Some(ValueSource::DefaultValue);
         Ok(cli)
     }

@@ -2,7 +2,7 @@
 
 use crate::cli::{Args, RateRange};
 use crate::connection::SessionTerms;
-use crate::corpus::{RECORD_SIZES, Shape};
+use crate::corpus::{Kind, RECORD_SIZES, Shape, Source};
 use crate::datagrams;
 use crate::io::Choice;
 use crate::law::{OVER_MAX_NS, RATE_MAX};
@@ -60,7 +60,9 @@ pub struct Config {
     pub plain_share: f64,
     /// How sessions speak.
     pub terms: SessionTerms,
-    /// The lines.
+    /// Where the lines come from.
+    pub source: Source,
+    /// What drawn lines are like.
     pub shape: Shape,
     /// Whether lines carry their identity.
     pub stamped: bool,
@@ -72,6 +74,8 @@ pub struct Config {
     pub places: Places,
     /// No progress, no table.
     pub quiet: bool,
+    /// Progress as lines, on a terminal, too.
+    pub plain: bool,
     /// Whether the same is run against a sink afterwards.
     pub headroom: bool,
     /// The gate: failed lines out of finished ones, 0 to 1.
@@ -120,6 +124,7 @@ impl Config {
                 Mode::Session => 0.0,
             }),
             terms: SessionTerms { epoch: args.epoch, ack: args.ack, token },
+            source: source(args)?,
             shape: Shape {
                 seed: args.seed,
                 record_size: args.record_size,
@@ -139,6 +144,7 @@ impl Config {
                 junit: args.junit.clone(),
             },
             quiet: args.quiet,
+            plain: args.plain,
             headroom: args.headroom,
             error_rate_max: args.max_error_rate,
         };
@@ -250,6 +256,20 @@ impl Config {
             taken.push((flag, path));
         }
         Ok(())
+    }
+}
+
+/// Only plain records are of a length that is asked for, and a user's lines are as they are.
+fn source(args: &Args) -> Result<Source, String> {
+    let kind = args.corpus_shape;
+    match &args.corpus {
+        Some(path) => Ok(Source::File(path.clone())),
+        None if kind != Kind::Flat && (args.size_was_given || args.rich_share > 0.0) => Err(format!(
+            "--corpus-shape {} and --record-size or --rich-share: only flat lines take those, others are as long as they \
+             are; leave one out",
+            kind.as_str()
+        )),
+        None => Ok(Source::Drawn(kind)),
     }
 }
 
@@ -407,6 +427,10 @@ pub(crate) mod tests {
             ("--cpu-list 0 -t 2 -c 2", "disagree"),
             ("--cpu-list 1000", "not open to this process"),
             ("--udp --compress line", "datagrams are plain text"),
+            ("--corpus-shape access --record-size 200", "only flat lines take those"),
+            ("--corpus-shape telepathy", "one of flat, access, app, audit, trace, unicode, mixed"),
+            ("--corpus a.ndjson --bad-share 1%", "--bad-share"),
+            ("--corpus a.ndjson --corpus-shape app", "--corpus-shape"),
             ("--json - --series -", "--json and --series both go to standard output"),
             ("--csv -", "three files do not go to standard output"),
             ("--csv a --series a_stats_history.csv", "--series and --csv both go to a_stats_history.csv"),

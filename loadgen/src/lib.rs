@@ -40,6 +40,7 @@ pub mod run;
 pub mod schedule;
 #[cfg(test)]
 mod schema;
+pub mod screen;
 pub mod session;
 mod shed;
 pub mod sink;

@@ -11,6 +11,7 @@ use ringest_loadgen::reconcile::{Reconciler, Said};
 use ringest_loadgen::records::{Records, json_bytes};
 use ringest_loadgen::report::Report;
 use ringest_loadgen::run::run;
+use ringest_loadgen::screen::Screen;
 use ringest_loadgen::sink::{self, Known};
 use ringest_loadgen::timeline::Second;
 use ringest_sys::signal::{Signal, Signals};
@@ -55,16 +56,16 @@ fn send(config: &Config) -> Result<u8, (u8, String)> {
     }
     let signals = Signals::new().map_err(|error| could_not(format!("cannot listen for signals: {error}")))?;
     let mut records = Records::open(config).map_err(could_not)?;
-    let mut see = |second: &Second| {
-        records.see(second);
-        // What is left at the end is no whole second.
-        if !config.quiet && second.length_s() > 0.5 {
-            say_plainly(&second.line());
-        }
-    };
     let (engine, regret) = Engine::choose(config.io).map_err(could_not)?;
     regret.iter().filter(|_| !config.quiet).for_each(|regret| say(regret));
-    let finished = run(config, engine, &signals, &mut see).map_err(could_not)?;
+    let finished = {
+        let mut screen = Screen::open(config);
+        let mut see = |second: &Second| {
+            records.see(second);
+            screen.see(second);
+        };
+        run(config, engine, &signals, &mut see).map_err(could_not)?
+    };
     finished.report.verification.complaints.iter().for_each(|complaint| say(complaint));
     if let Some(path) = &config.ledger {
         finished.ledger.save(path).map_err(|error| could_not(error.to_string()))?;

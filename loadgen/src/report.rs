@@ -132,6 +132,9 @@ pub struct TestConfig {
     pub total_logs: Option<u64>,
     /// The limit in seconds.
     pub duration_s: Option<f64>,
+    /// What the lines were like: a kind of drawn ones, or a file.
+    #[serde(default)]
+    pub corpus: String,
     /// Mean length of a line.
     pub record_size: usize,
     /// Share of lines with escapes and other scripts.
@@ -464,7 +467,8 @@ pub(crate) mod tests {
     /// A report of a run of one worker that has measured nothing yet.
     pub(crate) fn sample() -> Report {
         let config = crate::config::tests::resolve("-n 1000 -c 3 --seed 7 --run-id 7f3a9c01").unwrap();
-        crate::run::report_of(&config, crate::io::Engine::Epoll, &crate::run::Sum::default(), None, "0".repeat(64))
+        let corpus = crate::corpus::Corpus::new(&config.shape, true);
+        crate::run::report_of(&config, crate::io::Engine::Epoll, &crate::run::Sum::default(), None, &corpus)
     }
     use std::time::Duration;
 

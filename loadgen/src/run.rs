@@ -53,7 +53,14 @@ pub fn run(
 ) -> Result<Finished, String> {
     let timestamp = utc(SystemTime::now());
     let peer = find(config)?;
-    let corpus = Corpus::new(&config.shape, config.stamped);
+    let corpus = Corpus::load(&config.source, &config.shape, config.stamped)?;
+    if config.datagram_len_max.is_some() && corpus.longest() > datagrams::LEN_MAX {
+        return Err(format!(
+            "--udp: the longest line has {} bytes, a datagram at most {}, and a line is never divided; take other lines",
+            corpus.longest(),
+            datagrams::LEN_MAX
+        ));
+    }
     let crew = Crew::start(config, engine, peer, &corpus)?;
     let (mut sum, mut signal) = crew.watch(config, signals, see);
 
@@ -72,33 +79,27 @@ pub fn run(
     let mut ledger = Ledger::new(config.run);
     ledger.connections.clone_from(&sum.entries);
     ledger.connections.sort_by_key(|entry| (entry.worker, entry.conn));
-    let mut report = Report { timestamp, ..report_of(config, engine, &sum, signal, corpus.fingerprint()) };
+    let mut report = Report { timestamp, ..report_of(config, engine, &sum, signal, &corpus) };
     report.tests.iter_mut().for_each(|test| test.headroom = headroom);
     Ok(Finished { report, ledger, signal })
 }
 
 /// The report of what was gathered.
-pub(crate) fn report_of(
-    config: &Config,
-    engine: Engine,
-    sum: &Sum,
-    signal: Option<Signal>,
-    payload_sha256: String,
-) -> Report {
+pub(crate) fn report_of(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>, corpus: &Corpus) -> Report {
     Report {
         schema: SCHEMA.into(),
         run_id: format!("{:08x}", config.run),
         timestamp: utc(SystemTime::now()),
         tool: Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() },
         seed: config.shape.seed,
-        payload_sha256,
+        payload_sha256: corpus.fingerprint(),
         system: System::here(),
         verification: Verification {
             ledger: config.ledger.as_ref().map(|path| path.display().to_string()),
             books_closed: sum.tally.offered == sum.tally.finished() && sum.warm_up.offered == sum.warm_up.finished(),
             complaints: sum.complaints.clone(),
         },
-        tests: vec![test(config, engine, sum, signal)],
+        tests: vec![test(config, engine, sum, signal, corpus)],
     }
 }
 
@@ -367,7 +368,7 @@ fn task(config: &Config, engine: Engine, worker: u64, peer: SocketAddr) -> Task 
     }
 }
 
-fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>) -> Test {
+fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>, corpus: &Corpus) -> Test {
     let tally = &sum.tally;
     let measured = Measured {
         tally: tally.clone(),
@@ -413,7 +414,8 @@ fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>) -> T
             arrival: config.pace.map(|pace| pace.arrival.as_str().into()),
             total_logs: config.lines,
             duration_s: config.duration.map(|duration| duration.as_secs_f64()),
-            record_size: config.shape.record_size,
+            corpus: config.source.name(),
+            record_size: corpus.mean_len(),
             rich_share: config.shape.rich_share,
             bad_share: config.shape.bad_share,
             stamped: config.stamped,

@@ -197,3 +197,36 @@ fn shards_are_merged_and_runs_compared_on_the_command_line() {
     }
     assert_eq!(loadgen("merge").output().unwrap().status.code(), Some(2));
 }
+
+#[test]
+fn every_kind_of_line_and_a_users_own_are_taken_and_proved() {
+    let directory = tempfile::tempdir().unwrap();
+    let (own, ledger) = (directory.path().join("own.ndjson"), directory.path().join("ledger.json"));
+    std::fs::write(&own, "{\"level\":\"info\",\"message\":\"mine\"}\n{ \"message\":{}, \"level\":\"warn\"}\r\n")
+        .unwrap();
+    let kinds = ["flat", "access", "app", "audit", "trace", "unicode", "mixed"];
+    let mut sources: Vec<String> = kinds.map(|kind| format!("--corpus-shape {kind} --bad-share 2%")).into();
+    sources.push(format!("--corpus {}", own.display()));
+    for source in sources {
+        let server = Server::start(Script::default());
+        let arguments = format!("-n 600 -c 2 --mode session {source} --ledger {}", ledger.display());
+        let (output, report) = run(&server, &arguments);
+        assert_eq!(output.status.code(), Some(0), "{source}: {}", stderr(&output));
+        let results = &report["tests"][0]["results"];
+        let refused = results["refused_as_meant"].as_u64().unwrap();
+        assert_eq!(results["acked"], 600 - refused, "{source}");
+        assert_eq!(refused > 0, source.contains("bad-share"), "{source}");
+        let config = &report["tests"][0]["config"];
+        assert!(source.contains(config["corpus"].as_str().unwrap().trim_start_matches("file ")), "{config}");
+        let stored = directory.path().join("stored.ndjson");
+        std::fs::write(&stored, server.stored()).unwrap();
+        let compared = loadgen("reconcile").arg("--ledger").arg(&ledger).arg(&stored).output().unwrap();
+        assert_eq!(compared.status.code(), Some(0), "{source}: {}", String::from_utf8_lossy(&compared.stdout));
+    }
+
+    std::fs::write(&own, "{\"level\":\"info\",\"message\":\"mine\"}\nnot this\n").unwrap();
+    let server = Server::start(Script::default());
+    let (output, _) = run(&server, &format!("-n 10 --corpus {}", own.display()));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("own.ndjson: line 2: no JSON"), "{}", stderr(&output));
+}
