@@ -1,0 +1,91 @@
+//! Stress: users who come one after another and stay, each with one line in flight, as Locust's users do.
+//!
+//! Every second some more come, in a generator of their own, until all are there; then they are held. What the generators
+//! measured is added up by the clock of the whole: counts and histograms, never percentiles.
+
+mod locust;
+
+use crate::cli::Stress;
+use crate::load::Load;
+use crate::outcome::Outcome;
+use crate::report::{Gate, Report, Verification};
+use crate::suite::{Plan, Promise, Suite};
+use std::io;
+use std::time::{Duration, SystemTime};
+
+/// Lets them come, and says how it went.
+///
+/// # Errors
+/// Something that is needed is not to be had.
+pub fn run(task: &Stress) -> io::Result<Report> {
+    let mut suite = Suite::new("stress", &task.place, &task.elsewhere)?;
+    let began_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let plan = plan(task);
+    let (test, signal) = suite.measure(&plan)?;
+    eprintln!("{}", crate::tiers::line(&test));
+    if let Some(prefix) = &task.csv {
+        locust::write(prefix, &test, began_s, |at| users_at(&plan.groups, at))?;
+    }
+    let results = &test.results;
+    let gates = vec![
+        Gate::at_least("records/s", results.actual_rps, TARGET_RPS as f64),
+        Gate::at_most("share of lines that failed", results.error_rate, ERROR_RATE_MAX),
+    ];
+    let own = if gates.iter().all(|gate| gate.pass) { Outcome::Pass } else { Outcome::Fail };
+    let verdict = own.and(test.verdict);
+    let forgiven = task.results.report_only && matches!(verdict, Outcome::Fail | Outcome::Invalid);
+    let verification = Verification {
+        target_rps: TARGET_RPS,
+        achieved: results.actual_rps >= TARGET_RPS as f64,
+        best_rps: results.actual_rps.round() as u64,
+        target_error_rate: ERROR_RATE_MAX,
+        achieved_error_rate: results.error_rate,
+        pass: verdict == Outcome::Pass,
+        gates,
+        verdict,
+        exit_code: if forgiven { 0 } else { verdict.code(signal) },
+        remarks: Vec::new(),
+    };
+    Ok(suite.report(vec![test], verification))
+}
+
+fn plan(task: &Stress) -> Plan {
+    let groups = groups(task.users, task.spawn_rate);
+    let coming = groups.last().map_or(Duration::ZERO, |(at, _)| *at);
+    let load = Load {
+        in_sessions: task.sessions,
+        record_size: task.record_size,
+        seed: task.seed,
+        ..Load::closed(None, coming + task.hold, task.users)
+    };
+    Plan { name: format!("stress_{}", task.users), load, of_knee: None, promise: Promise::FewErrors, groups }
+}
+
+/// When how many come: so many each second, and what is left in the last.
+fn groups(users: u64, per_second: u64) -> Vec<(Duration, u64)> {
+    let seconds = users.div_ceil(per_second);
+    (0..seconds).map(|at| (Duration::from_secs(at), per_second.min(users - at * per_second))).collect()
+}
+
+/// How many are there.
+fn users_at(groups: &[(Duration, u64)], at_s: f64) -> u64 {
+    groups.iter().filter(|(from, _)| from.as_secs_f64() < at_s).map(|(_, users)| users).sum()
+}
+
+const TARGET_RPS: u64 = 1_000;
+const ERROR_RATE_MAX: f64 = 0.01;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_come_at_their_rate_and_the_last_second_takes_the_rest() {
+        let users = |groups: &[(Duration, u64)]| groups.iter().map(|(_, users)| *users).collect::<Vec<_>>();
+        assert_eq!(users(&groups(2_000, 200)), [200; 10]);
+        assert_eq!(users(&groups(450, 200)), [200, 200, 50]);
+        assert_eq!(users(&groups(50, 200)), [50]);
+        let groups = groups(450, 200);
+        assert_eq!([0.5, 1.0, 1.5, 2.5, 90.0].map(|at| users_at(&groups, at)), [200, 200, 400, 450, 450]);
+    }
+}
