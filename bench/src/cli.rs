@@ -1,13 +1,20 @@
 //! What can be typed.
 
+use crate::compare::Arm;
+use crate::compare::paired::PAIRS_MIN;
 use crate::floor::{Backend, Writing};
 use clap::{Args, Parser, Subcommand};
+use ringest_sys::cpu::CpuList;
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Measures Ringest.
 ///
-/// Exit codes: 0 pass, 1 could not run, 2 usage, 3 a bound was missed.
+/// Exit codes: 0 pass, 1 could not run, 2 usage, 3 a gate does not hold or a bound was missed, 4 the measurement is void,
+/// 5 lines lost, duplicated or corrupted, 129/130/143 interrupted, with a partial report.
 #[derive(Debug, Parser)]
 #[command(name = "ringest-bench", version)]
 pub struct Cli {
@@ -19,6 +26,16 @@ pub struct Cli {
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// The server under five loads of rising size, then at shares of the rate up to which it keeps its promises.
+    Tiers(Tiers),
+    /// Users who come one after another and stay: what becomes of a server that more and more lean on.
+    Stress(Stress),
+    /// Two arms by pairs of runs: which is faster, by how much, and how sure that is.
+    Compare(Compare),
+    /// Has it become worse than it was on machines like this one?
+    Gate(Gate),
+    /// A report that is there already, as a page.
+    Page(Page),
     /// The parts of a record's path in memory: ns, allocations and bytes copied per record.
     Micro(Micro),
     /// The least a server could cost: receives and writes, and ends by itself.
@@ -27,6 +44,240 @@ pub enum Command {
     Flood(Flood),
     /// The server on one core beside the floor, interleaved, with a verdict per promised bound.
     OneCore(OneCore),
+}
+
+/// Where and with what is measured.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Place {
+    /// The server, started anew for each measurement [default: the one beside this program].
+    #[arg(long, env = "BENCH_SERVER", value_name = "PROGRAM")]
+    pub server: Option<PathBuf>,
+    /// One more argument for it, like --server-arg=--backend=epoll; may be given several times.
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub server_arg: Vec<OsString>,
+    /// The generator [default: the one beside this program].
+    #[arg(long, env = "BENCH_LOADGEN", value_name = "PROGRAM")]
+    pub loadgen: Option<PathBuf>,
+    /// The server's processors, like 0-3,8 [default: the first that may be used].
+    #[arg(long, value_name = "LIST")]
+    pub server_cpus: Option<CpuList>,
+    /// The generator's processors, a worker on each [default: the second that may be used].
+    #[arg(long, value_name = "LIST")]
+    pub generator_cpus: Option<CpuList>,
+    /// Leaves it to the scheduler where both run.
+    #[arg(long, conflicts_with_all = ["server_cpus", "generator_cpus"])]
+    pub no_pin: bool,
+    /// Where segments go for a while: a real file system, not tmpfs [default: beside this program].
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How often a measurement is made at most, if it is void.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub attempts: u32,
+    /// Judges what is void, too: for machines that are never quiet, where a verdict is worth as much as the quiet.
+    #[arg(long)]
+    pub ignore_validity: bool,
+}
+
+/// A server that is not ours to start.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Elsewhere {
+    /// A server that runs already, as HOST:PORT: none is started, and what it stored is not looked at.
+    #[arg(long, env = "BENCH_TARGET", value_name = "HOST:PORT", conflicts_with_all = ["server", "server_arg", "server_cpus"])]
+    pub target: Option<String>,
+    /// The process of that server, where it runs on this machine: then it is watched.
+    #[arg(long, value_name = "PID", requires = "target")]
+    pub target_pid: Option<u32>,
+    /// The admin listener of that server: then its stages are in the report.
+    #[arg(long, value_name = "ADDRESS", requires = "target")]
+    pub target_admin: Option<SocketAddr>,
+}
+
+/// Where results go.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Results {
+    /// The report as JSON; `-` is standard output.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// The report as a page: one file that loads nothing from elsewhere.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Exit code 0 even if a gate does not hold.
+    #[arg(long)]
+    pub report_only: bool,
+}
+
+/// Which tiers, and for how long.
+#[derive(Debug, Args)]
+pub struct Tiers {
+    /// Where and with what.
+    #[command(flatten)]
+    pub place: Place,
+    /// Of a server that is not ours to start.
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
+    /// Where results go.
+    #[command(flatten)]
+    pub results: Results,
+    /// Only tiers whose names contain one of these: warmup, baseline, medium_load, high_load, stress_test, objectives, knee.
+    #[arg(long, value_name = "TIER")]
+    pub only: Vec<String>,
+    /// Seconds between two tiers.
+    #[arg(long, default_value = "5", value_parser = seconds, value_name = "SECONDS")]
+    pub cooldown: Duration,
+    /// The rate up to which the server keeps its promises, in records per second [default: it is measured].
+    #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u64).range(20..))]
+    pub knee: Option<u64>,
+    /// Tiers at these shares of the knee, in per cent.
+    #[arg(long, value_delimiter = ',', default_value = "10,50,80,95,110", value_name = "PERCENT",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub at: Vec<u32>,
+    /// Length of the tier for the objectives and of those at shares of the knee, in seconds.
+    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
+    pub window: Duration,
+    /// Connections of those tiers.
+    #[arg(short, long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    pub connections: u64,
+    /// Rate of the tier for the objectives: what one instance has to take, in records per second.
+    #[arg(long, default_value_t = 10_000, value_name = "RATE", value_parser = clap::value_parser!(u64).range(1..))]
+    pub target_rate: u64,
+    /// Mean length of a line, its newline included.
+    #[arg(long, default_value_t = crate::lines::FLAT_LEN as u64, value_name = "BYTES")]
+    pub record_size: u64,
+    /// Of the lines.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// How many come, and how fast.
+#[derive(Debug, Args)]
+pub struct Stress {
+    /// Where and with what.
+    #[command(flatten)]
+    pub place: Place,
+    /// Of a server that is not ours to start.
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
+    /// Where results go.
+    #[command(flatten)]
+    pub results: Results,
+    /// Users, each a connection with one line in flight.
+    #[arg(short, long, env = "STRESS_USERS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub users: u64,
+    /// Users that come in a second.
+    #[arg(short = 'r', long, env = "STRESS_SPAWN_RATE", default_value_t = 200, value_name = "USERS",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub spawn_rate: u64,
+    /// How long all of them stay once the last have come, in seconds.
+    #[arg(long, default_value = "20", value_parser = seconds, value_name = "SECONDS")]
+    pub hold: Duration,
+    /// Numbered lines and acknowledgements instead of one reply per line.
+    #[arg(long)]
+    pub sessions: bool,
+    /// Mean length of a line, its newline included.
+    #[arg(long, default_value_t = crate::lines::FLAT_LEN as u64, value_name = "BYTES")]
+    pub record_size: u64,
+    /// Of the lines.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Locust's files: PREFIX_stats.csv, PREFIX_stats_history.csv and PREFIX_failures.csv.
+    #[arg(long, value_name = "PREFIX")]
+    pub csv: Option<PathBuf>,
+}
+
+/// Which two, and how often.
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// One arm: settings like backend=uring,shards=1 or server=PATH, or default.
+    #[arg(value_name = "A")]
+    pub a: Arm,
+    /// The other.
+    #[arg(value_name = "B")]
+    pub b: Arm,
+    /// Where and with what.
+    #[command(flatten)]
+    pub place: Place,
+    /// Pairs of A with itself, and as many of A with B; fixed beforehand, at least 6.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(PAIRS_MIN as i64..))]
+    pub pairs: u32,
+    /// Length of a run in seconds.
+    #[arg(long, default_value = "2", value_parser = seconds, value_name = "SECONDS")]
+    pub window: Duration,
+    /// Time before it in seconds.
+    #[arg(long, default_value = "0.5", value_parser = seconds, value_name = "SECONDS")]
+    pub warm_up: Duration,
+    /// Connections.
+    #[arg(short, long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    pub connections: u64,
+    /// Unanswered lines per connection at most, in a closed loop.
+    #[arg(short, long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub pipeline: u64,
+    /// Lines per second, for an open loop [default: a closed one].
+    #[arg(short = 'R', long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub rate: Option<u64>,
+    /// Numbered lines and acknowledgements instead of one reply per line.
+    #[arg(long)]
+    pub sessions: bool,
+    /// Mean length of a line, its newline included.
+    #[arg(long, default_value_t = crate::lines::FLAT_LEN as u64, value_name = "BYTES")]
+    pub record_size: u64,
+    /// Of the order within pairs, of the lines, and of the bootstrap.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Exit code 3 where B is slower.
+    #[arg(long)]
+    pub fail_if_slower: bool,
+    /// The figures as JSON; `-` is standard output.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// The figures as a page: one file that loads nothing from elsewhere.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// What is measured, and against what.
+#[derive(Debug, Args)]
+pub struct Gate {
+    /// Where and with what.
+    #[command(flatten)]
+    pub place: Place,
+    /// Where results go.
+    #[command(flatten)]
+    pub results: Results,
+    /// Where baselines are, one file per class of machines.
+    #[arg(long, default_value = "bench/baseline", value_name = "DIR")]
+    pub baseline_dir: PathBuf,
+    /// Makes what is measured the baseline.
+    #[arg(long)]
+    pub update: bool,
+    /// Rounds; the median of each figure decides.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Length of a load in seconds.
+    #[arg(long, default_value = "5", value_parser = seconds, value_name = "SECONDS")]
+    pub window: Duration,
+    /// Rate of the load for latencies, in records per second.
+    #[arg(short = 'R', long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub rate: u64,
+    /// Connections.
+    #[arg(short, long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    pub connections: u64,
+    /// Mean length of a line, its newline included.
+    #[arg(long, default_value_t = crate::lines::FLAT_LEN as u64, value_name = "BYTES")]
+    pub record_size: u64,
+    /// Of the lines.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// A report that is there already.
+#[derive(Debug, Args)]
+pub struct Page {
+    /// What tiers, stress, gate or compare wrote with --json.
+    #[arg(value_name = "REPORT")]
+    pub report: PathBuf,
+    /// The page; `-` is standard output.
+    #[arg(value_name = "HTML")]
+    pub html: PathBuf,
 }
 
 /// Cases and how to run them.
@@ -157,6 +408,48 @@ pub struct OneCore {
     pub json: Option<PathBuf>,
 }
 
+impl Place {
+    /// The server's processors and the generator's: one each, where nothing else was said.
+    ///
+    /// # Errors
+    /// One of them may not be used here, or both share one although they need not.
+    pub fn cpus(&self, allowed: &CpuList) -> io::Result<(Option<CpuList>, Option<CpuList>)> {
+        // On one processor there is nothing to choose, and the verdicts on validity say what comes of it.
+        if self.no_pin || (allowed.len() == 1 && self.server_cpus.is_none() && self.generator_cpus.is_none()) {
+            return Ok((None, None));
+        }
+        let taken = |list: &Option<CpuList>| list.as_ref().map_or(Vec::new(), |list| list.as_slice().to_vec());
+        let free = |others: &[usize]| {
+            let free = allowed.as_slice().iter().find(|cpu| !others.contains(cpu));
+            free.ok_or_else(|| io::Error::other("server and generator need a processor each; --no-pin does without"))
+        };
+        let one = |cpu: &usize| cpu.to_string().parse::<CpuList>().map_err(io::Error::other);
+        let server = match &self.server_cpus {
+            Some(list) => list.clone(),
+            None => one(free(&taken(&self.generator_cpus))?)?,
+        };
+        let generator = match &self.generator_cpus {
+            Some(list) => list.clone(),
+            None => one(free(server.as_slice())?)?,
+        };
+        for list in [&server, &generator] {
+            list.check_within(allowed).map_err(io::Error::other)?;
+        }
+        if server.as_slice().iter().any(|cpu| generator.as_slice().contains(cpu)) {
+            return Err(io::Error::other(format!(
+                "server (on {server}) and generator (on {generator}) share a processor: each would measure the other; \
+                 --no-pin leaves it to the scheduler"
+            )));
+        }
+        Ok((Some(server), Some(generator)))
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.trim_end_matches('s').parse::<f64>().map_err(|_| "no number of seconds")?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
 impl Micro {
     /// Length of one run.
     pub fn span(&self) -> Duration {
@@ -183,5 +476,28 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn server_and_generator_have_processors_of_their_own() {
+        let list = |text: &str| text.parse::<CpuList>().unwrap();
+        let cpus = |place: Place, allowed: &str| {
+            place
+                .cpus(&list(allowed))
+                .map(|(server, generator)| (server.map(|l| l.to_string()), generator.map(|l| l.to_string())))
+        };
+        let pair = |server: &str, generator: &str| (Some(server.to_owned()), Some(generator.to_owned()));
+        let server = |text: &str| Place { server_cpus: Some(list(text)), ..Place::default() };
+        assert_eq!(cpus(Place::default(), "0-3").unwrap(), pair("0", "1"));
+        assert_eq!(cpus(Place::default(), "4,9").unwrap(), pair("4", "9"));
+        assert_eq!(cpus(server("0-1"), "0-3").unwrap(), pair("0-1", "2"));
+        assert_eq!(cpus(Place { generator_cpus: Some(list("0")), ..Place::default() }, "0-3").unwrap(), pair("1", "0"));
+        assert_eq!(cpus(Place::default(), "0").unwrap(), (None, None));
+        assert_eq!(cpus(Place { no_pin: true, ..Place::default() }, "0-3").unwrap(), (None, None));
+        let refused = |place, allowed| cpus(place, allowed).unwrap_err().to_string();
+        assert!(refused(server("0-1"), "0-1").contains("--no-pin"));
+        assert!(refused(server("7"), "0-3").contains('7'));
+        let both = Place { generator_cpus: Some(list("1-2")), ..server("0-1") };
+        assert!(refused(both, "0-3").contains("share a processor"));
     }
 }

@@ -1,13 +1,18 @@
 //! The command line of the bench. It counts allocations, which only a binary can.
 
 use clap::Parser;
-use ringest_bench::cli::{Cli, Command};
-use ringest_bench::{flood, floor, micro, one_core};
+use ringest_bench::cli::{Cli, Command, Results};
+use ringest_bench::compare::paired::Verdict;
+use ringest_bench::outcome::Outcome;
+use ringest_bench::report::Report;
+use ringest_bench::{compare, flood, floor, gate, micro, one_core, page, stress, tiers};
 use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
-use std::io;
-use std::path::Path;
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -25,6 +30,38 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> io::Result<ExitCode> {
     match command {
+        Command::Tiers(task) => {
+            let results = task.results.clone();
+            suite(&results, || tiers::run(&task))
+        }
+        Command::Stress(task) => {
+            let results = task.results.clone();
+            check_csv(task.csv.as_deref())?;
+            suite(&results, || stress::run(&task))
+        }
+        Command::Gate(task) => {
+            let results = task.results.clone();
+            suite(&results, || gate::run(&task))
+        }
+        Command::Compare(task) => {
+            check_place(task.json.as_deref())?;
+            check_place(task.html.as_deref())?;
+            let (session, signal) = compare::run(&task)?;
+            put_text(task.json.as_deref(), &session);
+            put_json(task.json.as_deref(), &session)?;
+            if let Some(path) = &task.html {
+                put(path, &page::of_session(&session)?)?;
+            }
+            Ok(ExitCode::from(match signal {
+                Some(_) => Outcome::Interrupted.code(signal),
+                None if task.fail_if_slower && session.verdict == Verdict::Slower => BOUND_MISSED,
+                None => 0,
+            }))
+        }
+        Command::Page(task) => {
+            put(&task.html, &page::of_json(&task.report)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Micro(task) => {
             let report = micro::run(&task, allocations)?;
             print!("{}", report.table());
@@ -56,21 +93,70 @@ fn run(command: Command) -> io::Result<ExitCode> {
     }
 }
 
+/// Runs a suite, and leaves its report where it was asked for.
+fn suite(results: &Results, run: impl FnOnce() -> io::Result<Report>) -> io::Result<ExitCode> {
+    check_place(results.json.as_deref())?;
+    check_place(results.html.as_deref())?;
+    let report = run()?;
+    put_json(results.json.as_deref(), &report)?;
+    if let Some(path) = &results.html {
+        put(path, &page::of_report(&report)?)?;
+    }
+    let verification = &report.verification;
+    verification.remarks.iter().for_each(|remark| eprintln!("{remark}"));
+    eprintln!("{}: {}", report.suite, verification.verdict);
+    Ok(ExitCode::from(verification.exit_code))
+}
+
 /// Memory asked for so far, for the first time or more of it.
 fn allocations() -> u64 {
     let stats = ALLOCATOR.stats();
     (stats.allocations + stats.reallocations) as u64
 }
 
+/// What is for people goes to standard output, unless the JSON does.
+fn put_text(json: Option<&Path>, text: &impl fmt::Display) {
+    if json == Some(Path::new("-")) {
+        eprintln!("{text}");
+    } else {
+        println!("{text}");
+    }
+}
+
 fn put_json(path: Option<&Path>, report: &impl Serialize) -> io::Result<()> {
     let Some(path) = path else { return Ok(()) };
-    let text = serde_json::to_string(report).map_err(io::Error::other)?;
+    put(path, &(serde_json::to_string(report).map_err(io::Error::other)? + "\n"))
+}
+
+fn put(path: &Path, text: &str) -> io::Result<()> {
     if path == Path::new("-") {
-        println!("{text}");
-        return Ok(());
+        return io::stdout().write_all(text.as_bytes());
     }
-    std::fs::write(path, text + "\n")
+    std::fs::write(path, text)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display())))
+}
+
+/// What cannot be written is better known before minutes of measuring than after.
+fn check_place(path: Option<&Path>) -> io::Result<()> {
+    match path {
+        Some(path) if path != Path::new("-") => OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map(drop)
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The first of the files that begin so.
+fn check_csv(prefix: Option<&Path>) -> io::Result<()> {
+    let first = prefix.map(|prefix| {
+        let mut path = prefix.as_os_str().to_owned();
+        path.push("_stats.csv");
+        PathBuf::from(path)
+    });
+    check_place(first.as_deref())
 }
 
 const COULD_NOT_RUN: u8 = 1;

@@ -12,10 +12,10 @@ mod verdict;
 
 use crate::cli::OneCore;
 use crate::lines::Draw;
+use crate::process::scratch_parent;
 use case::Case;
 use ringest_sys::cpu;
 use std::io;
-use std::path::{Path, PathBuf};
 
 pub use report::{Report, Row};
 pub use verdict::Verdict;
@@ -55,20 +55,6 @@ pub fn run(task: &OneCore) -> io::Result<Report> {
     eprintln!("\r{:<60}", "");
     report.judge();
     Ok(report)
-}
-
-/// Where the scratch directories are made: beside this binary, which is on a disk where anything is.
-fn scratch_parent(asked: Option<&Path>) -> io::Result<PathBuf> {
-    let dir = match asked {
-        Some(dir) => dir.to_owned(),
-        None => std::env::current_exe()?
-            .parent()
-            .ok_or_else(|| io::Error::other("this binary lies nowhere; say --dir"))?
-            .to_owned(),
-    };
-    std::fs::create_dir_all(&dir)
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot make {}: {error}", dir.display())))?;
-    dir.canonicalize()
 }
 
 fn is_asked_for(case: &Case, only: &[String]) -> bool {

@@ -112,6 +112,26 @@ impl Case for Pipeline {
     }
 }
 
+/// The first bytes of a segment as a shard writes it, about so many, and which it is.
+pub(super) fn segment(format: SegmentFormat, len: usize) -> (SegmentId, Vec<u8>) {
+    let mut lines = Lines::of(Kind::Flat, CORPUS_LEN);
+    let mut world = World::new(Speech::Plain, AckLevel::Durable, format, None, &mut lines);
+    let mut written = Vec::new();
+    // What connections said when they came lies before it: the next segment is whole.
+    while world.seen.rolls == 0 {
+        world.hear(Watch::Whole, &lines);
+        world.act(Watch::Whole);
+    }
+    world.kept = Some((None, Vec::new()));
+    while written.len() < len {
+        world.hear(Watch::Whole, &lines);
+        world.act(Watch::Whole);
+        written = world.kept.as_ref().map_or(Vec::new(), |(_, bytes)| bytes.clone());
+    }
+    let id = world.kept.and_then(|(id, _)| id).expect("bytes were kept, so they were of a segment");
+    (id, written)
+}
+
 /// A shard and everything around it.
 struct World {
     shard: Shard,
@@ -124,6 +144,8 @@ struct World {
     next: usize,
     seen: Seen,
     done: Vec<Done>,
+    /// What is written of the segment that began last, where that is asked for.
+    kept: Option<(Option<SegmentId>, Vec<u8>)>,
 }
 
 /// A connection that sends the same lines over and over.
@@ -188,6 +210,7 @@ impl World {
             next: 0,
             seen: Seen::default(),
             done: Vec::new(),
+            kept: None,
         };
         world.act(Watch::Whole);
         for at in 0..CLIENTS {
@@ -331,6 +354,16 @@ impl World {
                 self.seen.rolls += u64::from(is_first);
                 self.seen.has_rolled |= is_first;
                 self.seen.blocks += block.len() as u64;
+                if let Some((id, bytes)) = &mut self.kept {
+                    if is_first && id.is_none() {
+                        *id = Some(block.segment());
+                    }
+                    if *id == Some(block.segment()) {
+                        let from = block.offset() as usize;
+                        bytes.resize(bytes.len().max(from + block.len()), 0);
+                        bytes[from..from + block.len()].copy_from_slice(block.bytes());
+                    }
+                }
                 self.done.push(Done::Written(block));
             }
             Action::Sync(segment) => self.done.push(Done::Synced(segment)),

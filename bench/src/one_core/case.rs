@@ -1,10 +1,11 @@
 //! One case: which process is loaded how, and what is read off it.
 
-use super::process::{Process, floor, server, server_with};
+use super::process::{floor, server, server_with};
 use crate::bill::{Bill, Reading};
 use crate::cli::OneCore;
 use crate::flood::{Flood, Plan};
 use crate::floor::{self, Backend, Writing};
+use crate::process::Server;
 use ringest_loadgen::report::Report as LoadReport;
 use ringest_wire::AckLevel;
 use serde::Serialize;
@@ -134,8 +135,8 @@ impl fmt::Display for Case {
 }
 
 fn run_floor(task: &OneCore, dir: &Path, backend: Backend, writing: Writing) -> io::Result<Sample> {
-    let process = floor(task, dir, backend, writing)?;
-    let mut flood = Flood::connect(plan(task, process.port, None))?;
+    let (process, port) = floor(task, dir, backend, writing)?;
+    let mut flood = Flood::connect(plan(task, port, None))?;
     flood.drive(task.warm_up())?;
     let start = flood.mark()?;
     flood.drive(task.window())?;
@@ -156,15 +157,15 @@ fn run_floor(task: &OneCore, dir: &Path, backend: Backend, writing: Writing) -> 
 }
 
 fn run_flood(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel) -> io::Result<Sample> {
-    let process = server(task, dir, backend, ack)?;
-    let mut flood = Flood::connect(plan(task, process.port, Some(task.pipeline)))?;
+    let server = server(task, dir, backend, ack)?;
+    let mut flood = Flood::connect(plan(task, server.addr.port(), Some(task.pipeline)))?;
     flood.drive(task.warm_up())?;
-    let (start, before) = (flood.mark()?, Reading::of(process.pid())?);
+    let (start, before) = (flood.mark()?, Reading::of(server.pid)?);
     flood.drive(task.window())?;
-    let (end, after) = (flood.mark()?, Reading::of(process.pid())?);
+    let (end, after) = (flood.mark()?, Reading::of(server.pid)?);
     flood.settle()?;
     drop(flood);
-    process.stop()?;
+    server.process.stop()?;
     let generator = end.since(&start);
     let records = (end.answered - start.answered) as f64;
     let mut sample = costs(&after.since(&before), records, generator.seconds);
@@ -177,8 +178,8 @@ fn run_flood(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel) -> io::
 }
 
 fn run_depth1(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel) -> io::Result<Sample> {
-    let process = server(task, dir, backend, ack)?;
-    run_generator(task, dir, process, &["--pipeline", "1", "--batch", "1"].map(OsStr::new))
+    let server = server(task, dir, backend, ack)?;
+    run_generator(task, dir, server, &["--pipeline", "1", "--batch", "1"].map(OsStr::new))
 }
 
 fn run_encoded(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel, encoding: Encoding) -> io::Result<Sample> {
@@ -186,7 +187,7 @@ fn run_encoded(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel, encod
     let mut args = ["--pipeline", &pipeline, "--batch", &pipeline, "--stamp", "none"].map(OsStr::new).to_vec();
     let certs = dir.join("certs");
     let ca = certs.join("server.crt");
-    let process = match encoding {
+    let server = match encoding {
         Encoding::Text => server(task, dir, backend, ack)?,
         Encoding::Tls => {
             make_certificate(&certs)?;
@@ -195,7 +196,7 @@ fn run_encoded(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel, encod
             server_with(task, dir, backend, ack, &tls)?
         }
     };
-    run_generator(task, dir, process, &args)
+    run_generator(task, dir, server, &args)
 }
 
 /// A certificate that is its own CA.
@@ -206,14 +207,14 @@ fn make_certificate(dir: &Path) -> io::Result<()> {
     std::fs::write(dir.join("server.key"), made.signing_key.serialize_pem())
 }
 
-fn run_generator(task: &OneCore, dir: &Path, process: Process, args: &[&OsStr]) -> io::Result<Sample> {
+fn run_generator(task: &OneCore, dir: &Path, server: Server, args: &[&OsStr]) -> io::Result<Sample> {
     let json = dir.join("loadgen.json");
-    let before = Reading::of(process.pid())?;
+    let before = Reading::of(server.pid)?;
     let status = Command::new(&task.loadgen)
         .env_clear()
         .args(["--host", "127.0.0.1", "--mode", "plain", "--closed", "--quiet"])
         .args(args)
-        .args(["--port", &process.port.to_string(), "--connections", &task.connections.to_string()])
+        .args(["--port", &server.addr.port().to_string(), "--connections", &task.connections.to_string()])
         .args(["--cpu-list", &task.generator_cpu.to_string(), "--record-size", &task.record_size.to_string()])
         .args(["--duration", &format!("{}ms", (task.warm_up() + task.window()).as_millis())])
         .arg("--json")
@@ -221,8 +222,8 @@ fn run_generator(task: &OneCore, dir: &Path, process: Process, args: &[&OsStr]) 
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status()?;
-    let after = Reading::of(process.pid())?;
-    process.stop()?;
+    let after = Reading::of(server.pid)?;
+    server.process.stop()?;
     if !status.success() {
         return Err(io::Error::other(format!("ringest-loadgen ended with {status}")));
     }
@@ -249,19 +250,19 @@ fn run_generator(task: &OneCore, dir: &Path, process: Process, args: &[&OsStr]) 
 /// Memory with many idle connections less memory without. The pools are filled before, by a flood whose connections
 /// stay, so that what the connections themselves take is all that is added.
 fn run_idle(task: &OneCore, dir: &Path, backend: Served) -> io::Result<Sample> {
-    let process = server(task, dir, backend, AckLevel::Written)?;
-    let mut flood = Flood::connect(plan(task, process.port, Some(task.pipeline)))?;
+    let server = server(task, dir, backend, AckLevel::Written)?;
+    let mut flood = Flood::connect(plan(task, server.addr.port(), Some(task.pipeline)))?;
     flood.drive(task.warm_up())?;
     flood.settle()?;
     thread::sleep(REST);
-    let before = process.memory()?;
-    let idle_plan = Plan { connections: task.idle, ..plan(task, process.port, Some(1)) };
+    let before = server.process.memory()?;
+    let idle_plan = Plan { connections: task.idle, ..plan(task, server.addr.port(), Some(1)) };
     let mut idle = Flood::connect(idle_plan)?;
     idle.send_one_each()?;
     thread::sleep(REST);
-    let after = process.memory()?;
+    let after = server.process.memory()?;
     drop((idle, flood));
-    process.stop()?;
+    server.process.stop()?;
     let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / task.idle as f64;
     Ok(vec![(Figure::RssBytes, each(before.rss, after.rss)), (Figure::PssBytes, each(before.pss, after.pss))])
 }

@@ -3,8 +3,8 @@
 use super::case::{Case, Figure, Sample};
 use super::verdict::{self, Verdict};
 use crate::cli::OneCore;
+use crate::host::file_system;
 use crate::spread::Spread;
-use procfs::process::Process;
 use ringest_loadgen::report::System;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -253,17 +253,6 @@ fn cell(spread: Option<Spread>, scale: f64, digits: usize) -> String {
 
 fn by_name<S: Serializer>(case: &Case, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(case)
-}
-
-/// The type of the file system with the longest mount point above the directory.
-fn file_system(dir: &Path) -> String {
-    let mounts = Process::myself().and_then(|process| process.mountinfo());
-    mounts
-        .into_iter()
-        .flatten()
-        .filter(|mount| dir.starts_with(&mount.mount_point))
-        .max_by_key(|mount| mount.mount_point.as_os_str().len())
-        .map_or_else(|| "unknown file system".into(), |mount| mount.fs_type)
 }
 
 /// A generator that waits for its own core for more than this share of the time is not alone on it.
