@@ -4,13 +4,12 @@
 //! so that a new flag is a key by itself. What a value means, and whether it can be had, is said where flags are
 //! understood, once for all the places in which one may write it.
 
+use crate::small_file;
 use clap::error::ContextKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 use std::any::TypeId;
 use std::error::Error;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -49,7 +48,8 @@ impl ConfigFile {
     /// # Errors
     /// A sentence that names the file, the line, the key, and what should be there.
     pub fn read(path: &Path, command: &Command) -> Result<ConfigFile, String> {
-        let text = read_bounded(path).map_err(|err| format!("{CONFIG_VARIABLE} {}: {err}", path.display()))?;
+        let text = small_file::read_text(path, FILE_LEN_MAX)
+            .map_err(|err| format!("{CONFIG_VARIABLE} {}: {err}", path.display()))?;
         let entries = parse(&text, command).map_err(|(line, why)| format!("{}, line {line}: {why}", path.display()))?;
         Ok(ConfigFile { path: path.into(), entries })
     }
@@ -135,6 +135,9 @@ fn unknown(key: &str, value: &DeValue<'_>, command: &Command) -> String {
         return format!("[{key}]: there are no sections; keys are the names of flags, without the dashes before them");
     }
     let written = keys(command).fold(Command::new("keys").no_binary_name(true), |all, arg| all.arg(arg.clone()));
+    if key.is_empty() {
+        return "a key is empty".into();
+    }
     // With a dash in place of each underscore, which is how most mistakes are made.
     let guess = key.replace('_', "-");
     let nearest = match written.try_get_matches_from([format!("--{guess}")]) {
@@ -193,15 +196,9 @@ fn a(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-fn read_bounded(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(FILE_LEN_MAX).read_to_string(&mut text)?;
-    Ok(text)
-}
-
 /// Names the file, so it cannot stand in it.
 const CONFIG_VARIABLE: &str = "RINGEST_CONFIG";
-/// Every flag with a comment has far less; a device that never ends has more.
+/// Every flag with a page of comment has less.
 const FILE_LEN_MAX: u64 = 256 << 10;
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod inspect;
 pub mod notice;
 pub mod reading;
 pub mod reload;
+pub mod small_file;
 pub mod storage;
 pub mod supervisor;
 pub mod tls;

@@ -4,6 +4,7 @@
 //! Of the key nothing is kept but what rustls signs with, and nothing of it is ever shown: not in an error, not in a
 //! notice, and no session secret goes to a key log.
 
+use crate::small_file;
 use ringest_ingest::TlsConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::{self, PemObject};
@@ -187,7 +188,11 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let bytes = read(path)?;
     let chain: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let chain = chain.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let chain = chain.map_err(|error| match error {
+        // In its own words that is a list of byte values.
+        pem::Error::MissingSectionEnd { .. } => format!("{} ends within a certificate", path.display()),
+        error => format!("{} cannot be read: {error}", path.display()),
+    })?;
     if chain.is_empty() {
         return Err(format!("{} holds no certificate; it has to be PEM (BEGIN CERTIFICATE)", path.display()));
     }
@@ -214,7 +219,7 @@ fn roots(path: &Path) -> Result<RootCertStore, String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| {
+    small_file::read(path, FILE_LEN_MAX).map_err(|error| {
         format!("TLS needs {}, which cannot be read: {error}; set CERT_DIR, or run scripts/certs", path.display())
     })
 }
@@ -235,6 +240,8 @@ fn unix_now() -> i64 {
 /// The server's certificate, and behind it those that lead to its CA.
 const CERTIFICATE: &str = "server.crt";
 const KEY: &str = "server.key";
+/// Every CA that a browser knows comes to a quarter of a mebibyte.
+const FILE_LEN_MAX: u64 = 4 << 20;
 const LOCKED: &[u8] = b"ENCRYPTED";
 /// Two weeks, so that a weekend does not decide.
 const WARN_BEFORE_S: i64 = 14 * 24 * 3600;
@@ -304,7 +311,7 @@ mod tests {
         };
         let other = KeyPair::generate().unwrap().serialize_pem();
         type Change<'a> = &'a dyn Fn(&TlsPlan);
-        let cases: [(Change<'_>, &str); 7] = [
+        let cases: [(Change<'_>, &str); 8] = [
             (&|plan| fs::remove_file(plan.cert_dir.join(CERTIFICATE)).unwrap(), "server.crt, which cannot be read"),
             (&|plan| fs::remove_file(key_of(plan)).unwrap(), "server.key, which cannot be read"),
             (&|plan| fs::write(key_of(plan), &other).unwrap(), "server.key is not the key of"),
@@ -317,6 +324,13 @@ mod tests {
                 "it is encrypted; openssl pkey",
             ),
             (&|plan| fs::write(plan.cert_dir.join(CERTIFICATE), "").unwrap(), "server.crt holds no certificate"),
+            (
+                &|plan| {
+                    let text = fs::read_to_string(plan.cert_dir.join(CERTIFICATE)).unwrap();
+                    fs::write(plan.cert_dir.join(CERTIFICATE), &text[..100]).unwrap();
+                },
+                "server.crt ends within a certificate",
+            ),
             (
                 &|plan| {
                     let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";

@@ -1,9 +1,9 @@
 //! The file with the tokens that let a session in.
 
-use crate::notice;
+use crate::{notice, small_file};
 use ringest_ingest::Tokens;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use std::path::Path;
 /// The file cannot be read or is no list of tokens; the message names it, and shows no token.
 pub fn read(path: &Path) -> io::Result<Tokens> {
     let explain = |kind, reason: String| io::Error::new(kind, format!("TOKEN_FILE {}: {reason}", path.display()));
-    let text = read_bounded(path).map_err(|err| explain(err.kind(), err.to_string()))?;
+    let text = small_file::read_text(path, FILE_LEN_MAX).map_err(|err| explain(err.kind(), err.to_string()))?;
     let tokens = Tokens::parse(&text).map_err(|reason| explain(io::ErrorKind::InvalidData, reason))?;
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & READABLE_BY_OTHERS != 0 {
@@ -22,14 +22,8 @@ pub fn read(path: &Path) -> io::Result<Tokens> {
     Ok(tokens)
 }
 
-fn read_bounded(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(FILE_LEN_MAX).read_to_string(&mut text)?;
-    Ok(text)
-}
-
 const READABLE_BY_OTHERS: u32 = 0o077;
-/// Two tokens and their line ends have far less; a device that never ends has more.
+/// Two tokens and their line ends have far less.
 const FILE_LEN_MAX: u64 = 64 << 10;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::until;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -95,6 +96,20 @@ on_each_backend!(what_cannot_change_is_named_and_what_can_holds_all_the_same, |s
     until("there is room again", || server.connect().ask(record("p", 2)) == OK);
     server.stop();
     assert!(setup.records().is_empty(), "below the level");
+});
+
+on_each_backend!(a_file_that_has_become_a_pipe_is_refused_and_the_server_goes_on, |setup: Setup| {
+    let file = setup.room().join("ringest.toml");
+    fs::write(&file, "min-level = \"ERROR\"\n").unwrap();
+    let server = setup.clone().flag("--config", file.display()).start();
+    fs::remove_file(&file).unwrap();
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    server.signal("HUP");
+    until("the pipe is refused", || server.stderr().contains("stays in use: RINGEST_CONFIG"));
+    assert!(server.stderr().contains("a regular file is expected"), "{}", server.stderr());
+    assert_eq!(server.connect().ask(record("p", 1)), OK);
+    server.stop();
+    assert!(setup.records().is_empty(), "the level that was read before holds");
 });
 
 /// A server and the file that it goes by.
