@@ -325,7 +325,7 @@ fn read_counted(segment: &Segment, bytes: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// Writes to standard output until all is said or nobody listens any more, which is no failure.
-fn quietly(say: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<ExitCode> {
+pub(crate) fn quietly(say: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<ExitCode> {
     let mut out = BufWriter::with_capacity(OUTPUT_LEN, io::stdout().lock());
     match say(&mut out).and_then(|()| out.flush()) {
         Err(err) if err.kind() != io::ErrorKind::BrokenPipe => Err(err),

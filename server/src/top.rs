@@ -3,6 +3,7 @@
 //! It knows a server by its admin listener alone.
 
 use crate::cli::Top;
+use crate::inspect::quietly;
 use ringest_ingest::{Histogram, Stage};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -20,14 +21,17 @@ pub fn top(asked: &Top) -> io::Result<ExitCode> {
     let addr = asked.admin_addr.as_str();
     if asked.once {
         let status = fetch(addr)?;
-        write!(io::stdout(), "{}", table(&status, None))?;
-        return Ok(ExitCode::SUCCESS);
+        return quietly(|out| write!(out, "{}", table(&status, None)));
     }
     let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
     let mut earlier: Option<Status> = None;
     loop {
         let status = fetch(addr)?;
-        writeln!(io::stdout(), "{clear}{}", table(&status, earlier.as_ref()))?;
+        let said = writeln!(io::stdout(), "{clear}{}", table(&status, earlier.as_ref()));
+        match said {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS), // Nobody listens.
+            said => said?,
+        }
         earlier = Some(status);
         thread::sleep(Duration::from_secs(asked.interval.max(1)));
     }
@@ -44,7 +48,11 @@ struct Status {
 
 fn fetch(addr: &str) -> io::Result<Status> {
     let explain = |error: io::Error| {
-        let what = format!("no status from the admin listener at {addr} (--admin-addr): {error}");
+        let why = match error.kind() {
+            io::ErrorKind::WouldBlock => format!("it says nothing for {PATIENCE:?}"),
+            _ => error.to_string(),
+        };
+        let what = format!("no status from the admin listener at {addr} (--admin-addr): {why}");
         io::Error::new(error.kind(), what)
     };
     let body = get(addr, "/status.json").map_err(explain)?;
