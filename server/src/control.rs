@@ -16,6 +16,29 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// A server that is starting: asked to read its files again, it does so once it runs, instead of ending of it as a process
+/// does. Whatever else it is sent ends it, because there is nothing to settle yet.
+#[derive(Debug)]
+pub struct Starting {
+    signals: Signals,
+    is_attached: bool,
+}
+
+impl Starting {
+    /// From now on.
+    ///
+    /// # Errors
+    /// The kernel refuses a signal handler.
+    pub fn begin() -> io::Result<Starting> {
+        let mut signals = Signals::none()?;
+        let is_attached = io::stderr().is_terminal();
+        if !is_attached {
+            signals.take_over(&[Signal::Hangup])?;
+        }
+        Ok(Starting { signals, is_attached })
+    }
+}
+
 /// What can end a server, as one stream of events.
 #[derive(Debug)]
 pub struct Control {
@@ -69,10 +92,13 @@ impl Control {
     ///
     /// # Errors
     /// The kernel refuses a signal handler or a thread.
-    pub fn new() -> io::Result<Control> {
+    pub fn new(starting: Starting) -> io::Result<Control> {
         let (sender, events) = mpsc::channel();
-        let signals = Signals::new()?;
-        let is_attached = io::stderr().is_terminal();
+        let Starting { mut signals, is_attached } = starting;
+        signals.take_over(&[Signal::Terminate, Signal::Interrupt])?;
+        if is_attached {
+            signals.take_over(&[Signal::Hangup])?;
+        }
         let from_signals = sender.clone();
         thread::Builder::new()
             .name("signals".into())

@@ -5,7 +5,7 @@ use ringest_server::admin::{About, Admin};
 use ringest_server::books::Books;
 use ringest_server::cli::{Command, Typed};
 use ringest_server::config::{Config, Machine, Udp};
-use ringest_server::control::{self, Control, ReadyFile};
+use ringest_server::control::{self, Control, ReadyFile, Starting};
 use ringest_server::reload::Standing;
 use ringest_server::storage::{self, DirLock, Keeper, Recovery, Store};
 use ringest_server::supervisor::Supervisor;
@@ -67,6 +67,7 @@ fn print(config: &Config) -> io::Result<ExitCode> {
 }
 
 fn serve(words: Vec<OsString>, typed: Typed, config: Config, inherited: Inherited) -> io::Result<ExitCode> {
+    let starting = Starting::begin()?;
     let supervisor = Supervisor::from_env();
     let mut standing = Standing::new(words, typed, config);
     let config = standing.config();
@@ -94,7 +95,7 @@ fn serve(words: Vec<OsString>, typed: Typed, config: Config, inherited: Inherite
     if let Some(dir) = &config.log_dir {
         keeper.handle().retain(dir.clone(), config.retention);
     }
-    let control = Control::new()?;
+    let control = Control::new(starting)?;
     #[cfg(feature = "otlp")]
     let _tracer = config.trace.as_ref().map(Tracer::start).transpose()?;
     let door = Door::new(&config.limits, config.token_file.as_deref().map(token::read).transpose()?);

@@ -174,6 +174,48 @@ fn a_directory_has_one_server_and_readers_as_many_as_they_are() {
 }
 
 #[test]
+fn a_server_that_waits_for_another_reads_its_files_once_it_runs_instead_of_ending_of_a_hangup() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Running::start(dir.path(), &[]);
+    let file = dir.path().join("ringest.toml");
+    fs::write(&file, "").unwrap();
+    let second = server()
+        .args(["--port", "0", "--shards", "1", "--lock-wait", "30s", "--config"])
+        .arg(&file)
+        .arg("--log-dir")
+        .arg(dir.path().join("logs"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut second = Running { child: second, address: String::new() };
+    let mut said = BufReader::new(second.child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.contains("waiting up to 30s")));
+    fs::write(&file, "min-level = \"ERROR\"\n").unwrap();
+    second.signal("HUP");
+    first.signal("TERM");
+    assert_eq!(first.end().0, Some(0));
+    assert!(said.any(|line| line.contains("read again: ") && line.contains("min-level is ERROR")));
+    second.signal("TERM");
+    assert_eq!(second.end().0, Some(0));
+}
+
+#[test]
+fn a_reader_of_the_stages_that_goes_away_is_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let _running = Running::start(dir.path(), &["--admin-addr", "127.0.0.1:0"]);
+    let ready = fs::read_to_string(dir.path().join("ready")).unwrap();
+    let admin = ready.split_whitespace().find_map(|word| word.strip_prefix("admin=")).expect("it was asked for");
+    for flags in [&["--once"][..], &["--interval", "1"]] {
+        let mut top = server();
+        top.args(["top", "--admin-addr", admin]).args(flags);
+        let mut top = top.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(top.stdout.take());
+        let output = top.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_server_that_keeps_nothing_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut running = Running::start(dir.path(), &["--persistence", "false"]);
@@ -217,7 +259,8 @@ impl Running {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Ok(text) = fs::read_to_string(&ready) {
-                let (address, pid) = text.trim().split_once(' ').unwrap();
+                let mut words = text.split_whitespace();
+                let (address, pid) = words.next().zip(words.next()).unwrap();
                 assert_eq!(pid, child.id().to_string());
                 return Running { address: address.to_owned(), child };
             }

@@ -16,6 +16,7 @@ use signal_hook::low_level;
 #[derive(Debug)]
 pub struct Signals {
     arrivals: UnixStream,
+    handler_end: UnixStream,
     handlers: Vec<SigId>,
 }
 
@@ -39,13 +40,24 @@ impl Signals {
     /// Takes over SIGTERM, SIGINT and SIGHUP for the whole process, until this is dropped; from then on they are
     /// ignored.
     pub fn new() -> io::Result<Signals> {
+        let mut signals = Signals::none()?;
+        signals.take_over(&Signal::ALL)?;
+        Ok(signals)
+    }
+
+    /// Takes over no signal yet.
+    pub fn none() -> io::Result<Signals> {
         let (arrivals, handler_end) = UnixStream::pair()?;
         arrivals.set_nonblocking(true)?;
-        let mut signals = Signals { arrivals, handlers: Vec::with_capacity(Signal::ALL.len()) };
-        for signal in Signal::ALL {
-            signals.handlers.push(note_arrivals(signal, handler_end.try_clone()?)?);
+        Ok(Signals { arrivals, handler_end, handlers: Vec::with_capacity(Signal::ALL.len()) })
+    }
+
+    /// Takes over these as well. What arrives from then on waits to be taken.
+    pub fn take_over(&mut self, signals: &[Signal]) -> io::Result<()> {
+        for &signal in signals {
+            self.handlers.push(note_arrivals(signal, self.handler_end.try_clone()?)?);
         }
-        Ok(signals)
+        Ok(())
     }
 
     /// The earliest signal not yet taken, if there is one.
@@ -143,6 +155,20 @@ mod tests {
             assert_eq!(signals.wait(None).unwrap(), Some(signal));
         }
         assert_eq!(signals.take(), None);
+    }
+
+    #[test]
+    fn what_arrives_before_the_others_are_taken_over_is_still_there_afterwards() {
+        let _alone = ALONE.lock().unwrap();
+        let mut signals = Signals::none().unwrap();
+        signals.take_over(&[Signal::Hangup]).unwrap();
+        low_level::raise(libc::SIGHUP).unwrap();
+        signals.take_over(&[Signal::Terminate, Signal::Interrupt]).unwrap();
+        low_level::raise(libc::SIGTERM).unwrap();
+        assert_eq!(
+            [signals.take(), signals.take(), signals.take()],
+            [Some(Signal::Hangup), Some(Signal::Terminate), None]
+        );
     }
 
     #[test]
