@@ -10,6 +10,8 @@ use std::fmt;
 #[derive(Debug)]
 pub struct Books<'a> {
     summaries: &'a [Summary],
+    /// Shards that ended without a word, or did not end: what became of their lines is not known.
+    missing: Vec<u16>,
 }
 
 /// One line of the books.
@@ -35,9 +37,10 @@ struct Datagrams {
 }
 
 impl<'a> Books<'a> {
-    /// Those of these workers.
-    pub fn new(summaries: &'a [Summary]) -> Books<'a> {
-        Books { summaries }
+    /// Those of these workers, of so many.
+    pub fn new(summaries: &'a [Summary], shards: u16) -> Books<'a> {
+        let is_there = |shard: &u16| summaries.iter().any(|summary| summary.reading.shard == *shard);
+        Books { summaries, missing: (0..shards).filter(|shard| !is_there(shard)).collect() }
     }
 
     /// What became of connections that were not welcome, where there were any.
@@ -64,7 +67,7 @@ impl<'a> Books<'a> {
 
     /// Whether every line that was received is accounted for.
     pub fn close(&self) -> bool {
-        self.summaries.iter().all(|summary| summary.reading.closes())
+        self.missing.is_empty() && self.summaries.iter().all(|summary| summary.reading.closes())
     }
 }
 
@@ -85,6 +88,9 @@ impl fmt::Display for Books<'_> {
         }
         for line in self.doors() {
             writeln!(f, "{line}")?;
+        }
+        if !self.missing.is_empty() {
+            return write!(f, "total: {total}; THE BOOKS OF SHARDS {:?} ARE MISSING", self.missing);
         }
         let verdict = if self.close() { "the books close" } else { "THE BOOKS DO NOT CLOSE" };
         write!(f, "total: {total}; {verdict}")
@@ -196,6 +202,14 @@ mod tests {
         (total.tls_handshakes, total.tls_failures) = (3, 1);
         assert!(total.to_string().ends_with("in flight 4; TLS: 3 handshakes, 1 failures"), "{total}");
         assert_eq!((total.received, total.rejected[Code::BadJson as usize]), (24, 4));
+    }
+
+    #[test]
+    fn books_of_a_shard_that_left_none_do_not_close() {
+        let books = Books::new(&[], 2);
+        assert!(!books.close());
+        assert!(books.to_string().ends_with("in flight 0; THE BOOKS OF SHARDS [0, 1] ARE MISSING"), "{books}");
+        assert!(Books::new(&[], 0).close());
     }
 
     #[test]

@@ -129,7 +129,7 @@ fn serve(words: Vec<OsString>, typed: Typed, config: Config, inherited: Inherite
         process::exit(control::exit_code(signal).into());
     }
     outcome.failures.iter().for_each(|sentence| notice!("{sentence}"));
-    let books = Books::new(&outcome.summaries);
+    let books = Books::new(&outcome.summaries, shards);
     books.to_string().lines().for_each(|line| notice!("{line}"));
     let is_clean = outcome.is_clean() && books.close();
     if is_clean {
