@@ -10,6 +10,7 @@ use crate::storage::survey::{self, Foreign, Rest, Segment};
 use ringest_ingest::scan::{Item, StoredRun, scan};
 use ringest_ingest::{SegmentFormat, SegmentId};
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ pub fn verify(path: &Path) -> io::Result<ExitCode> {
     let stored = Stored::find(path)?;
     let mut findings = Findings::default();
     let mut bytes = Vec::new();
+    findings.check_strangers(&stored.strangers);
     for shard in &stored.shards {
         let mut order = HashMap::new();
         findings.check_names(shard);
@@ -98,6 +100,8 @@ pub fn cat(path: &Path) -> io::Result<ExitCode> {
 /// What a path leads to.
 struct Stored {
     shards: Vec<ShardView>,
+    /// What is named like a shard and is no directory.
+    strangers: Vec<PathBuf>,
     /// A server writes there now.
     is_served: bool,
 }
@@ -106,6 +110,7 @@ struct ShardView {
     label: String,
     segments: Vec<Segment>,
     foreign: Vec<(PathBuf, Foreign)>,
+    strangers: Vec<PathBuf>,
 }
 
 impl Stored {
@@ -116,16 +121,16 @@ impl Stored {
         }
         if layout::shard_of(path).is_some() {
             let is_served = path.parent().is_some_and(is_served);
-            return Ok(Stored { shards: vec![ShardView::read(path)?], is_served });
+            return Ok(Stored { shards: vec![ShardView::read(path)?], strangers: Vec::new(), is_served });
         }
         let dirs = layout::shard_dirs(path).map_err(|err| named(err, path))?;
-        say_strangers(path)?;
+        let strangers = strangers(path)?;
         if dirs.is_empty() {
             let reason = "is neither a log directory nor one of a shard nor a segment: it has no shard-NN in it";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} {reason}", path.display())));
         }
         let shards = dirs.iter().map(|(_, dir)| ShardView::read(dir)).collect::<io::Result<_>>()?;
-        Ok(Stored { shards, is_served: is_served(path) })
+        Ok(Stored { shards, strangers, is_served: is_served(path) })
     }
 
     fn file(path: &Path) -> io::Result<Stored> {
@@ -139,7 +144,8 @@ impl Stored {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {foreign}", path.display())));
         }
         let is_served = path.ancestors().nth(2).is_some_and(is_served);
-        Ok(Stored { shards: vec![ShardView { label: "-".into(), segments, foreign: Vec::new() }], is_served })
+        let shard = ShardView { label: "-".into(), segments, foreign: Vec::new(), strangers: Vec::new() };
+        Ok(Stored { shards: vec![shard], strangers: Vec::new(), is_served })
     }
 }
 
@@ -150,20 +156,25 @@ impl ShardView {
         for (path, foreign) in &survey.foreign {
             notice!("{}: {foreign}", path.display());
         }
-        say_strangers(dir)?;
-        Ok(ShardView { label, segments: survey.segments, foreign: survey.foreign })
+        let strangers = strangers(dir)?;
+        Ok(ShardView { label, segments: survey.segments, foreign: survey.foreign, strangers })
     }
 }
 
-/// Says what has a name that means something here and cannot be read.
-fn say_strangers(dir: &Path) -> io::Result<()> {
-    for path in layout::strangers(dir).map_err(|err| named(err, dir))? {
-        notice!(
-            "{}: its name is that of a segment, a snapshot or a shard, and it is none; it is left out",
-            path.display()
-        );
+/// What has a name that means something here and cannot be read. Says so.
+fn strangers(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let strangers = layout::strangers(dir).map_err(|err| named(err, dir))?;
+    strangers.iter().for_each(|path| notice!("{}", Stranger(path)));
+    Ok(strangers)
+}
+
+struct Stranger<'a>(&'a Path);
+
+impl fmt::Display for Stranger<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.0.display();
+        write!(f, "{path}: its name is that of a segment, a snapshot or a shard, and it is none; it is left out")
     }
-    Ok(())
 }
 
 /// The state of a segment, in as few words as tell what to do.
@@ -202,6 +213,7 @@ type Order = HashMap<String, (u64, u64)>;
 impl Findings {
     /// What is not there, and what should not be.
     fn check_names(&mut self, shard: &ShardView) {
+        self.check_strangers(&shard.strangers);
         for (path, foreign) in &shard.foreign {
             match foreign {
                 Foreign::Compressed => {} // Somebody saves room, and has been told.
@@ -226,6 +238,11 @@ impl Findings {
                 pair[1] - 1
             ));
         }
+    }
+
+    /// What might be records that are not here: a link to a disk that is not mounted has such a name.
+    fn check_strangers(&mut self, strangers: &[PathBuf]) {
+        self.sentences.extend(strangers.iter().map(|path| Stranger(path).to_string()));
     }
 
     /// What recovery would change.

@@ -10,7 +10,7 @@ use ringest_server::storage::{DirLock, Ending, Keeper, Recovery, Store, fault, i
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, mpsc};
@@ -624,6 +624,24 @@ fn a_segment_that_somebody_compressed_is_left_alone() {
     writer.hello("web", 1);
     writer.records(1..11);
     writer.stop();
+#[test]
+fn what_has_a_segments_or_a_shards_name_and_cannot_be_read_is_a_finding() {
+    for (name, is_dir) in [("shard-00/00000000000000000001.ndjson", false), ("shard-01", true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = start(&dir);
+        writer.feed(&records(0..10));
+        writer.stop();
+        fs::create_dir(dir.path().join("shard-01")).unwrap();
+        assert_eq!(verify(dir.path()), Ok(()));
+        // Moved to another disk, with a link in its place; and then that disk is not there.
+        let path = dir.path().join(name);
+        if is_dir { fs::remove_dir(&path) } else { fs::remove_file(&path) }.unwrap();
+        symlink("/nowhere/at/all", &path).unwrap();
+        let finding = verify(dir.path()).unwrap_err();
+        assert!(finding.contains(path.to_str().unwrap()) && finding.contains("NOT all of it"), "{finding}");
+    }
+}
+
     assert!(Command::new("gzip").arg(segment(&dir, 1)).status().unwrap().success());
     let before = files(dir.path());
 
