@@ -135,7 +135,7 @@ fn keep(queue: &Receiver<Job>) {
         let is_time = match job {
             Ok(Job::Open { store, id, len, reply }) => {
                 reply(store.create(id, len));
-                false
+                true // What was allocated counts as well.
             }
             Ok(Job::Close { store, id, file, ending, done }) => {
                 store.close(&file, id, ending);
@@ -156,7 +156,7 @@ fn keep(queue: &Receiver<Job>) {
     queue.try_iter().for_each(refuse);
 }
 
-/// How long to wait until something may have become too old. What is too much shows when a segment is closed.
+/// How long to wait until something may have become too old. What is too much shows when a segment is made.
 fn pause(retention: &Retention) -> Duration {
     retention.age.map_or(SWEEP_PAUSE_MAX, |age| (age / 10).clamp(SWEEP_PAUSE_MIN, SWEEP_PAUSE_MAX))
 }

@@ -3,10 +3,11 @@
 
 use super::{Producers, flip, recovered, segment, shard_dir, start, state, verify};
 use crate::writer::{Writer, records};
-use ringest_ingest::SegmentId;
-use ringest_server::storage::layout;
+use ringest_ingest::{SegmentFormat, SegmentId, ShardId};
 use ringest_server::storage::retention::{Retention, Sweeper};
+use ringest_server::storage::{Keeper, Store, layout};
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
@@ -84,6 +85,19 @@ fn a_shard_that_is_killed_after_its_segments_went_goes_on_where_it_was() {
     assert!(writer.sent.contains("\"last_seq\":40"), "{}", writer.sent);
     writer.stop();
     assert_eq!(verify(dir.path()), Ok(()));
+}
+
+#[test]
+fn what_is_allocated_for_a_new_segment_counts_from_then_on() {
+    let dir = four_segments();
+    let len = |id| fs::metadata(segment(&dir, id)).unwrap().len();
+    let bytes = (2..5).map(len).sum::<u64>() + (1 << 20);
+    let store = Arc::new(Store::open(dir.path(), ShardId(0), SegmentFormat::Plain).unwrap());
+    let keeper = Keeper::spawn().unwrap();
+    keeper.handle().retain(dir.path().into(), Retention { bytes: Some(bytes), age: None });
+    keeper.handle().open(store, SegmentId(5), 1 << 20, |file| drop(file.unwrap()));
+    drop(keeper);
+    assert_eq!(ids(&dir), [2, 3, 4, 5]);
 }
 
 #[test]
