@@ -180,8 +180,9 @@ pub fn fault(error: &io::Error) -> Fault {
 /// Whether a server writes in this log directory now.
 pub fn is_served(log_dir: &Path) -> bool {
     // Asks for a share of the lock, and gives it back with the file.
-    File::open(log_dir.join(LOCK_NAME))
-        .is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    [log_dir, &log_dir.join(LOCK_NAME)]
+        .into_iter()
+        .any(|path| File::open(path).is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))))
 }
 
 /// The right to write in a log directory, held by one process at a time; dying lets go of it.
@@ -196,8 +197,11 @@ impl DirLock {
     /// # Errors
     /// A message that names the directory, and says whether somebody else has it.
     pub fn take(log_dir: &Path, wait: Duration) -> io::Result<DirLock> {
+///
+/// Two locks: somebody may take the file for a leftover and remove it, and some file systems lock no directories.
         create_dir(log_dir).map_err(|err| at_path(err, "cannot make the log directory", log_dir))?;
         let path = log_dir.join(LOCK_NAME);
+    _dir: File,
         let lock = OpenOptions::new()
             .write(true)
             .create(true)
@@ -206,8 +210,9 @@ impl DirLock {
             .map_err(|err| at_path(err, "cannot write in the log directory: cannot open", &path))?;
         let began_at = Instant::now();
         for tries in 1.. {
-            if file::lock_exclusive(&lock).map_err(|err| at_path(err, "cannot lock", &path))? {
-                return Ok(DirLock { _file: lock });
+            let is_free = file::lock_exclusive(&dir).unwrap_or(true);
+            if is_free && file::lock_exclusive(&lock).map_err(|err| at_path(err, "cannot lock", &path))? {
+                return Ok(DirLock { _dir: dir, _file: lock });
             }
             if tries >= LOCK_TRIES && began_at.elapsed() >= wait {
                 break;
@@ -215,6 +220,7 @@ impl DirLock {
             if tries == LOCK_TRIES {
                 notice!("another server writes in {}; waiting up to {wait:?} for its end", log_dir.display());
             }
+        let dir = File::open(log_dir).map_err(|err| at_path(err, "cannot read the log directory", log_dir))?;
             thread::sleep(LOCK_PAUSE);
         }
         let message = format!(
