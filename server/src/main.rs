@@ -131,7 +131,7 @@ fn serve(words: Vec<OsString>, typed: Typed, config: Config, inherited: Inherite
     outcome.failures.iter().for_each(|sentence| notice!("{sentence}"));
     let books = Books::new(&outcome.summaries, shards);
     books.to_string().lines().for_each(|line| notice!("{line}"));
-    let is_clean = outcome.is_clean() && books.close();
+    let is_clean = outcome.is_clean() && books.close() && !keeper.has_lost();
     if is_clean {
         drop(keeper);
         return Ok(ExitCode::SUCCESS);

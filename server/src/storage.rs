@@ -23,7 +23,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,13 +76,18 @@ impl Store {
     }
 
     /// Cuts a segment to the bytes that count, and keeps beside it where producers stand. A failure is reported and has
-    /// no consequence: the next recovery comes to the same end, by reading what it need not read otherwise.
-    pub fn close(&self, file: &SegmentFile, id: SegmentId, ending: Ending) {
+    /// no consequence: the next recovery comes to the same end, by reading what it need not read otherwise. False where
+    /// somebody has removed the file meanwhile, and with it what was stored.
+    pub fn close(&self, file: &SegmentFile, id: SegmentId, ending: Ending) -> bool {
         let Some(dir) = self.dir.as_ref().filter(|_| file.keeps) else {
-            return;
+            return true;
         };
+        let is_lost = ending.len > 0 && file.is_removed();
         let path = dir.join(layout::segment_name(id, self.format));
         let closed = if ending.len == 0 { remove_durably(&path) } else { cut(&file.buffered, ending.len) };
+        if is_lost {
+            notice!("{} was removed while it was in use: the {} bytes in it are lost", path.display(), ending.len);
+        }
         if let Err(err) = closed {
             notice!("{} was not closed cleanly: {err}", path.display());
             self.must_be_read.store(true, Ordering::Relaxed);
@@ -93,6 +98,7 @@ impl Store {
         {
             notice!("no snapshot of producers was kept with {}, so the next start takes longer: {err}", path.display());
         }
+        !is_lost
     }
 }
 
@@ -113,6 +119,11 @@ impl SegmentFile {
     /// [`write`](Self::write) does it all.
     pub fn direct(&self) -> Option<&File> {
         self.direct.as_ref()
+    }
+
+    /// Nobody will find it again: somebody has removed it from its directory.
+    fn is_removed(&self) -> bool {
+        self.buffered.metadata().is_ok_and(|found| found.nlink() == 0)
     }
 
     /// Writes all of a block.
@@ -186,8 +197,11 @@ pub fn is_served(log_dir: &Path) -> bool {
 }
 
 /// The right to write in a log directory, held by one process at a time; dying lets go of it.
+///
+/// Two locks: somebody may take the file for a leftover and remove it, and some file systems lock no directories.
 #[derive(Debug)]
 pub struct DirLock {
+    _dir: File,
     _file: File,
 }
 
@@ -197,17 +211,15 @@ impl DirLock {
     /// # Errors
     /// A message that names the directory, and says whether somebody else has it.
     pub fn take(log_dir: &Path, wait: Duration) -> io::Result<DirLock> {
-///
-/// Two locks: somebody may take the file for a leftover and remove it, and some file systems lock no directories.
         create_dir(log_dir).map_err(|err| at_path(err, "cannot make the log directory", log_dir))?;
         let path = log_dir.join(LOCK_NAME);
-    _dir: File,
         let lock = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .open(&path)
             .map_err(|err| at_path(err, "cannot write in the log directory: cannot open", &path))?;
+        let dir = File::open(log_dir).map_err(|err| at_path(err, "cannot read the log directory", log_dir))?;
         let began_at = Instant::now();
         for tries in 1.. {
             let is_free = file::lock_exclusive(&dir).unwrap_or(true);
@@ -220,7 +232,6 @@ impl DirLock {
             if tries == LOCK_TRIES {
                 notice!("another server writes in {}; waiting up to {wait:?} for its end", log_dir.display());
             }
-        let dir = File::open(log_dir).map_err(|err| at_path(err, "cannot read the log directory", log_dir))?;
             thread::sleep(LOCK_PAUSE);
         }
         let message = format!(

@@ -8,6 +8,7 @@ use ringest_ingest::{ProducerState, SegmentId};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SendError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
@@ -17,6 +18,8 @@ use std::time::{Duration, SystemTime};
 pub struct Keeper {
     jobs: Sender<Job>,
     thread: Option<JoinHandle<()>>,
+    /// Written by the thread, read by the owner.
+    has_lost: Arc<AtomicBool>,
 }
 
 /// The way to ask the keeper; each worker has its own.
@@ -66,8 +69,15 @@ impl Keeper {
     /// The system has no thread to give.
     pub fn spawn() -> io::Result<Keeper> {
         let (jobs, queue) = mpsc::channel();
-        let thread = thread::Builder::new().name("keeper".into()).spawn(move || keep(&queue))?;
-        Ok(Keeper { jobs, thread: Some(thread) })
+        let has_lost = Arc::new(AtomicBool::new(false));
+        let lost = has_lost.clone();
+        let thread = thread::Builder::new().name("keeper".into()).spawn(move || keep(&queue, &lost))?;
+        Ok(Keeper { jobs, thread: Some(thread), has_lost })
+    }
+
+    /// Whether a segment that was closed so far was nowhere to be found any more, with what had been acknowledged in it.
+    pub fn has_lost(&self) -> bool {
+        self.has_lost.load(Ordering::Relaxed)
     }
 
     /// A way to ask it.
@@ -124,7 +134,7 @@ impl KeeperHandle {
     }
 }
 
-fn keep(queue: &Receiver<Job>) {
+fn keep(queue: &Receiver<Job>, has_lost: &AtomicBool) {
     let mut sweeper = Sweeper::default();
     let mut bounds: Option<(PathBuf, Retention)> = None;
     loop {
@@ -138,7 +148,7 @@ fn keep(queue: &Receiver<Job>) {
                 true // What was allocated counts as well.
             }
             Ok(Job::Close { store, id, file, ending, done }) => {
-                store.close(&file, id, ending);
+                has_lost.fetch_or(!store.close(&file, id, ending), Ordering::Relaxed);
                 done();
                 true
             }

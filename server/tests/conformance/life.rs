@@ -85,6 +85,18 @@ on_each_backend!(ctrl_c_drains_like_sigterm, |setup: Setup| {
     setup.assert_verified();
 });
 
+on_each_backend!(a_segment_that_is_removed_under_the_server_is_told_and_is_no_clean_end, |setup: Setup| {
+    let server = setup.start();
+    assert_eq!(server.connect().ask(record("p", 1)), OK);
+    let segments = setup.segments(0);
+    fs::remove_file(&segments[0]).unwrap();
+    server.signal("TERM");
+    let ended = server.wait();
+    let words = format!("{} was removed while it was in use", segments[0].display());
+    assert!(ended.stderr.contains(&words), "{}", ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "what was acknowledged is gone: {}", ended.stderr);
+});
+
 on_each_backend!(an_idle_server_stops_at_once, |setup: Setup| {
     let server = setup.clone().start();
     let ended = server.stop();
