@@ -173,7 +173,7 @@ pub struct Args {
     #[arg(long, env = "CIRCUIT_BREAKER_ENABLED", value_name = "BOOL", default_value = "false",
           value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     pub circuit_breaker: bool,
-    /// How long a stop may take before what is left is given up: 10s, 500ms, 2m.
+    /// How long a stop may take before what is left is given up: 10s, 500ms, 2m; 0 gives up at once.
     #[arg(long, env = "DRAIN_DEADLINE", value_name = "TIME", default_value = "10s")]
     pub drain_deadline: String,
     /// Traces batches, and sends the traces to this collector by OTLP over HTTP, like http://127.0.0.1:4318. Only in builds
