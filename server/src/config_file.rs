@@ -253,6 +253,7 @@ mod tests {
             ("hots = \"::1\"", "did you mean \"host\"?"),
             ("\n\nzzz = 1", "line 3: there is no key \"zzz\"; keys are the names of flags"),
             ("config = \"other.toml\"", "there is no key \"config\""),
+            ("\"\" = 1", "line 1: a key is empty"),
             ("print-config = true", "there is no key \"print-config\""),
             ("[server]\nport = 1", "line 1: [server]: there are no sections"),
         ] {
