@@ -7,7 +7,7 @@
 //!
 //! It shares with the server the bytes on the wire and the kernel's calls, and nothing that decides: it never imports what
 //! it measures. What it decides is decided without a socket, so that tests can cut and reorder; sockets and clocks are
-//! touched in `io`, `worker`, `datagrams` and `run` alone.
+//! touched in `io`, `sink`, `headroom`, `worker`, `datagrams` and `run` alone.
 
 pub mod books;
 pub mod cli;
