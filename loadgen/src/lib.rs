@@ -20,6 +20,7 @@ mod draw;
 pub mod flight;
 pub mod gauge;
 pub mod headroom;
+pub mod hiccup;
 mod host;
 pub mod interval;
 pub mod io;

@@ -10,6 +10,9 @@ mod junit;
 mod locust;
 
 use crate::config::Config;
+use crate::hiccup::Hiccups;
+use crate::interval::Phase;
+use crate::law::Law;
 use crate::output::Output;
 use crate::report::Report;
 use crate::timeline::Second;
@@ -60,11 +63,11 @@ impl Places {
 #[derive(Debug)]
 pub struct Records {
     run_id: String,
-    target_per_s: Option<f64>,
+    target: Option<Target>,
     connections: u64,
     json: Option<Output>,
     series: Option<Output>,
-    hlog: Option<Output>,
+    hlog: Option<(Output, Hiccups)>,
     hdr: Option<Output>,
     stats: Option<Output>,
     history: Option<(Output, History)>,
@@ -86,11 +89,11 @@ impl Records {
         let csv = |end| places.csv.as_deref().map(|prefix| Output::open(&csv_path(prefix, end))).transpose();
         Ok(Records {
             run_id: format!("{:08x}", config.run),
-            target_per_s: config.target_per_s(),
+            target: Target::of(config),
             connections: config.connections,
             json: open(&places.json)?,
             series: open(&places.series)?,
-            hlog: open(&places.hlog)?,
+            hlog: open(&places.hlog)?.map(with_hiccups).transpose()?,
             hdr: open(&places.hdr)?,
             stats: csv(STATS)?,
             history: csv(HISTORY)?.map(|output| (output, History::default())),
@@ -107,14 +110,14 @@ impl Records {
         let begins = !std::mem::replace(&mut self.has_begun, true);
         let mut told = Ok(());
         if let Some(series) = &mut self.series {
-            let row = second.row(&self.run_id, self.target_per_s);
+            let row = second.row(&self.run_id, self.target.as_mut().map(|target| target.per_s(second)));
             let mut line = serde_json::to_vec(&row).expect("a row is always JSON");
             line.push(b'\n');
             told = told.and(series.append(&line));
         }
-        if let Some(hlog) = &mut self.hlog {
+        if let Some((output, hiccups)) = &mut self.hlog {
             let head = if begins { hlog::head(second.began) } else { String::new() };
-            told = told.and(hlog.append((head + &hlog::lines(second)).as_bytes()));
+            told = told.and(output.append((head + &hlog::lines(second, &hiccups.take())).as_bytes()));
         }
         if let Some((output, history)) = &mut self.history {
             let mut rows = if begins { History::head() } else { Vec::new() };
@@ -151,11 +154,50 @@ impl Records {
     }
 }
 
+/// What was asked for, over time.
+#[derive(Debug)]
+struct Target {
+    law: Law,
+    is_fixed: bool,
+    /// When lines began to count.
+    measured_ns: Option<u64>,
+}
+
+impl Target {
+    fn of(config: &Config) -> Option<Target> {
+        let pace = config.pace?;
+        let law = pace.law(config.duration.map(|duration| duration.as_nanos() as u64));
+        Some(Target { law, is_fixed: pace.from == pace.to, measured_ns: None })
+    }
+
+    /// Lines per second, as the mean of that second. Nothing is asked for while answers are waited for.
+    fn per_s(&mut self, second: &Second) -> f64 {
+        let first_rate = self.law.first_rate() as f64;
+        match second.phase {
+            Phase::WarmUp => first_rate,
+            Phase::Drain => 0.0,
+            Phase::Measured if self.is_fixed => first_rate,
+            Phase::Measured => {
+                let from_ns = *self.measured_ns.get_or_insert(second.start_ns);
+                let due = |ns: u64| self.law.due(ns.saturating_sub(from_ns));
+                second.per_s(due(second.end_ns) - due(second.start_ns))
+            }
+        }
+    }
+}
+
 /// A value as a file of JSON that people can read, too.
 pub fn json_bytes(value: &impl Serialize) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(value).expect("what is derived is always JSON");
     text.push(b'\n');
     text
+}
+
+fn with_hiccups(output: Output) -> Result<(Output, Hiccups), String> {
+    match Hiccups::start() {
+        Ok(hiccups) => Ok((output, hiccups)),
+        Err(error) => Err(format!("--hlog: cannot start the thread that notes hiccups: {error}")),
+    }
 }
 
 fn csv_path(prefix: &Path, end: &str) -> PathBuf {
@@ -167,3 +209,31 @@ fn csv_path(prefix: &Path, end: &str) -> PathBuf {
 const STATS: &str = "_stats.csv";
 const HISTORY: &str = "_stats_history.csv";
 const FAILURES: &str = "_failures.csv";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::resolve;
+    use std::time::SystemTime;
+
+    #[test]
+    fn a_row_says_what_was_asked_for_in_its_own_time() {
+        let said = |line: &str| -> Vec<f64> {
+            let mut target = Target::of(&resolve(line).unwrap()).unwrap();
+            let phases = [Phase::WarmUp, Phase::Measured, Phase::Measured, Phase::Measured, Phase::Drain];
+            let seconds = phases.into_iter().zip(0..).map(|(phase, number)| Second {
+                phase,
+                start_ns: number * 1_000_000_000,
+                end_ns: (number + 1) * 1_000_000_000,
+                ..Second::new(SystemTime::UNIX_EPOCH)
+            });
+            seconds.map(|second| target.per_s(&second)).collect()
+        };
+        assert_eq!(said("-R 1000 -d 3s"), [1000.0, 1000.0, 1000.0, 1000.0, 0.0]);
+        let ramp = said("-R 1000:4000 -d 3s");
+        for (said, expected) in ramp.into_iter().zip([1000.0, 1500.0, 2500.0, 3500.0, 0.0]) {
+            assert!((said - expected).abs() <= 1.0, "{said} instead of {expected}");
+        }
+        assert!(Target::of(&resolve("-n 5").unwrap()).is_none());
+    }
+}

@@ -14,7 +14,7 @@
 //! | `second` | the second of the run that the row began in, from 0; two rows share one where a phase ends within it |
 //! | `phase` | `warmup`, `measured` or `drain`; a report counts the last two |
 //! | `start_s`, `length_s` | when it began, in seconds from the first line's turn, and how long it was; a row begins where the one before ended |
-//! | `target_per_s` | the rate that was asked for; null in a closed loop |
+//! | `target_per_s` | the rate that was asked for, on average over the row, 0 in the drain; null in a closed loop |
 //! | `offered`, `acked`, `refused_as_meant`, `sent`, `failed` | lines whose turn came, that the server said it took, bad ones it refused, datagrams' lines, failed ones |
 //! | `failures`, `faults` | failed lines by reason; what went wrong with connections by kind |
 //! | `bytes`, `sends`, `connects`, `resent`, `nacks`, `goaways` | bytes and calls that went to sockets, connections opened, lines written again, answers |

@@ -9,9 +9,10 @@
 //! ```
 //!
 //! Values are nanoseconds; `Interval_Max` is in milliseconds, as readers expect. Tags: `response`, `service`, `slip`, and the
-//! same behind `warmup.` for what a report does not count.
+//! same behind `warmup.` for what a report does not count; `hiccup` is how late an idle thread was woken.
 
 use crate::interval::Phase;
+use crate::latency::Spread;
 use crate::report::utc;
 use crate::timeline::Second;
 use std::time::SystemTime;
@@ -29,8 +30,8 @@ pub(super) fn head(began: SystemTime) -> String {
     )
 }
 
-/// The lines of one second. A kind that measured nothing has none.
-pub(super) fn lines(second: &Second) -> String {
+/// The lines of one second, during which an idle thread was woken that late. A kind that measured nothing has none.
+pub(super) fn lines(second: &Second, hiccups: &Spread) -> String {
     let mut out = String::new();
     let latency = &second.latency;
     let prefix = match second.phase {
@@ -38,7 +39,12 @@ pub(super) fn lines(second: &Second) -> String {
         Phase::Measured | Phase::Drain => "",
     };
     let (start_s, length_s) = (second.start_ns as f64 / 1e9, second.length_s());
-    for (tag, spread) in [("response", &latency.response), ("service", &latency.service), ("slip", &latency.slip)] {
+    for (prefix, tag, spread) in [
+        (prefix, "response", &latency.response),
+        (prefix, "service", &latency.service),
+        (prefix, "slip", &latency.slip),
+        ("", "hiccup", hiccups),
+    ] {
         if !spread.is_empty() {
             let (max_ms, histogram) = (spread.max() as f64 / 1e6, spread.encode());
             let line = format!("Tag={prefix}{tag},{start_s:.3},{length_s:.3},{max_ms:.3},{histogram}\n");
@@ -64,7 +70,7 @@ mod tests {
             second.latency.response.record(ns, 5);
             second.latency.service.record(ns, 2);
         }
-        let text = head(began) + &lines(&second);
+        let text = head(began) + &lines(&second, &Spread::new());
         let entries: Vec<_> = IntervalLogIterator::new(text.as_bytes()).map(Result::unwrap).collect();
         assert!(matches!(entries[0], LogEntry::BaseTime(base) if base.as_secs_f64() == 1_774_000_000.25));
         let mut tags = Vec::new();
@@ -83,6 +89,9 @@ mod tests {
             }
         }
         assert_eq!(tags, ["response", "service"], "nothing was late, so there is no line for it");
-        assert!(lines(&Second { phase: Phase::WarmUp, ..second }).starts_with("Tag=warmup.response,0.000,"));
+        let mut hiccups = Spread::new();
+        hiccups.record(60_000, 900);
+        let warm_up = lines(&Second { phase: Phase::WarmUp, ..second }, &hiccups);
+        assert!(warm_up.starts_with("Tag=warmup.response,0.000,") && warm_up.contains("\nTag=hiccup,0.000,"));
     }
 }
