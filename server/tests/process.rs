@@ -238,6 +238,32 @@ fn a_reader_of_standard_error_that_goes_away_ends_nothing() {
     assert_eq!(running.end().0, Some(0));
 }
 
+#[test]
+fn a_reader_of_standard_error_that_stops_reading_does_not_hold_a_stop_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ringest.toml");
+    fs::write(&file, "").unwrap();
+    let running = Running::start(dir.path(), &["--config", file.to_str().unwrap()]);
+    // More than the pipe holds: each line says it.
+    fs::write(&file, format!("{} = 1\n", "x".repeat(3000))).unwrap();
+    for _ in 0..60 {
+        running.signal("HUP");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut running = running;
+    running.signal("TERM");
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = running.child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "it waits for somebody to read");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(status.code(), Some(0));
+    assert!(running.end().1.contains("there is no key"), "what was read is what fitted");
+}
+
 /// A server that takes connections. Killed if a test ends before it has.
 struct Running {
     child: Child,

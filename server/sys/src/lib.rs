@@ -13,6 +13,7 @@ pub mod inherited;
 pub mod limit;
 mod mapping;
 pub mod net;
+pub mod pipe;
 pub mod poller;
 pub mod ring;
 pub mod signal;
