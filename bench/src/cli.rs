@@ -50,13 +50,13 @@ pub enum Command {
 #[derive(Clone, Debug, Default, Args)]
 pub struct Place {
     /// The server, started anew for each measurement [default: the one beside this program].
-    #[arg(long, env = "BENCH_SERVER", value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM")]
     pub server: Option<PathBuf>,
     /// One more argument for it, like --server-arg=--backend=epoll; may be given several times.
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub server_arg: Vec<OsString>,
     /// The generator [default: the one beside this program].
-    #[arg(long, env = "BENCH_LOADGEN", value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM")]
     pub loadgen: Option<PathBuf>,
     /// The server's processors, like 0-3,8 [default: the first that may be used].
     #[arg(long, value_name = "LIST")]
@@ -82,7 +82,7 @@ pub struct Place {
 #[derive(Clone, Debug, Default, Args)]
 pub struct Elsewhere {
     /// A server that runs already, as HOST:PORT: none is started, and what it stored is not looked at.
-    #[arg(long, env = "BENCH_TARGET", value_name = "HOST:PORT", conflicts_with_all = ["server", "server_arg", "server_cpus"])]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["server", "server_arg", "server_cpus"])]
     pub target: Option<String>,
     /// The process of that server, where it runs on this machine: then it is watched.
     #[arg(long, value_name = "PID", requires = "target")]

@@ -1,7 +1,6 @@
 //! The programs that the suites start, and the bench itself as a user runs it.
 
 use serde_json::Value;
-use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -50,20 +49,19 @@ impl Bench {
 }
 
 /// Server and generator of this state of the tree: a test of this package alone does not make them. As a part of the whole,
-/// so that nothing is built twice. Who names a server with BENCH_SERVER has it.
+/// so that nothing is built twice.
 fn programs() {
     static MADE: OnceLock<()> = OnceLock::new();
     MADE.get_or_init(|| {
-        let what = if env::var_os("BENCH_SERVER").is_some() { "--package=ringest-loadgen" } else { "--workspace" };
-        let cargo = Command::new(env!("CARGO")).args(["build", "--quiet", "--locked", "--bins", what]).status();
+        let cargo =
+            Command::new(env!("CARGO")).args(["build", "--quiet", "--locked", "--bins", "--workspace"]).status();
         assert!(cargo.unwrap().success(), "server and generator can be built");
     });
 }
 
 /// The server that the suites start.
 pub(crate) fn server() -> PathBuf {
-    let beside = || PathBuf::from(env!("CARGO_BIN_EXE_ringest-bench")).with_file_name("ringest-server");
-    env::var_os("BENCH_SERVER").map_or_else(beside, PathBuf::from)
+    PathBuf::from(env!("CARGO_BIN_EXE_ringest-bench")).with_file_name("ringest-server")
 }
 
 /// Waits until something holds.
