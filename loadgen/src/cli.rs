@@ -16,8 +16,8 @@ use std::time::Duration;
 
 /// Sends log lines to a Ringest server and measures what becomes of them.
 ///
-/// Exit codes: 0 pass, 1 could not run, 2 usage, 3 gate breached or connections lost for good, 5 lines lost,
-/// duplicated or corrupted, 129/130/143 interrupted, with a partial report.
+/// Exit codes: 0 pass, 1 could not run, 2 usage, 3 gate breached or connections lost for good, 4 measurement invalid,
+/// 5 lines lost, duplicated or corrupted, 129/130/143 interrupted, with a partial report.
 #[derive(Debug, Parser)]
 #[command(name = "ringest-loadgen", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -183,6 +183,18 @@ pub struct Args {
     /// How long answers are waited for after the last line, and in a run without --duration after the last answer.
     #[arg(long, env = "LOADGEN_DRAIN", default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub drain: Duration,
+    /// Each connection ends and begins anew that often, like 5s: sessions in the middle, plain ones when all is answered.
+    #[arg(long, env = "LOADGEN_RECONNECT_EVERY", value_parser = duration, value_name = "TIME")]
+    pub reconnect_every: Option<Duration>,
+    /// Connections beside the others that say nothing.
+    #[arg(long, env = "LOADGEN_IDLE_CONNECTIONS", default_value_t = 0, value_name = "COUNT")]
+    pub idle_connections: u64,
+    /// Share of the connections that write 64 bytes every 20 ms, one line at a time.
+    #[arg(long, env = "LOADGEN_SLOW_WRITERS", default_value = "0", value_parser = proportion, value_name = "SHARE")]
+    pub slow_writers: f64,
+    /// Share of the connections that read 512 bytes every 50 ms.
+    #[arg(long, env = "LOADGEN_SLOW_READERS", default_value = "0", value_parser = proportion, value_name = "SHARE")]
+    pub slow_readers: f64,
     /// What the lines are like: flat (of --record-size), access, app, audit, trace, unicode or mixed.
     #[arg(long, env = "LOADGEN_CORPUS_SHAPE", default_value = "flat", value_parser = Kind::parse, value_name = "KIND")]
     pub corpus_shape: Kind,
@@ -238,6 +250,17 @@ pub struct Args {
     /// Runs the same for a second against a sink that stores nothing, and says how much more the generator could have done.
     #[arg(long, env = "LOADGEN_HEADROOM")]
     pub headroom: bool,
+    /// Fails (exit code 3) where 99 % of the response times do not stay within that, like 5ms.
+    #[arg(long, env = "LOADGEN_SLO_P99", value_parser = duration, value_name = "TIME")]
+    pub slo_p99: Option<Duration>,
+    /// Searches for the highest rate that keeps --slo-p99 and loses no line, from --rate on [default: 1000]. Each rate is tried
+    /// for --duration [default: 5s].
+    #[arg(long, env = "LOADGEN_FIND_MAX")]
+    pub find_max: bool,
+    /// The measurement is invalid (exit code 4) where a greater share of the lines was late by the generator's or the host's
+    /// fault. 100% is for runs whose latencies do not matter.
+    #[arg(long, env = "LOADGEN_MAX_LATE_SHARE", default_value = "1%", value_parser = proportion, value_name = "SHARE")]
+    pub max_late_share: f64,
     /// No progress and no table.
     #[arg(short, long, env = "LOADGEN_QUIET")]
     pub quiet: bool,

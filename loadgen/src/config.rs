@@ -13,6 +13,7 @@ use crate::records::Places;
 use crate::schedule::{Arrival, Pace, share};
 use crate::stream::TlsTerms;
 use crate::token::Token;
+use crate::worker::Habits;
 use ringest_sys::cpu::{self, CpuList};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,6 +59,8 @@ pub struct Config {
     pub compression: Option<Compression>,
     /// How many of the connections speak plain mode, 0 to 1.
     pub plain_share: f64,
+    /// What connections are in the habit of, of all workers.
+    pub habits: Asked,
     /// How sessions speak.
     pub terms: SessionTerms,
     /// Where the lines come from.
@@ -78,8 +81,27 @@ pub struct Config {
     pub plain: bool,
     /// Whether the same is run against a sink afterwards.
     pub headroom: bool,
+    /// The gate: 99 % of the response times stay within that.
+    pub slo_p99: Option<Duration>,
+    /// Searches for the highest rate that keeps it.
+    pub find_max: bool,
+    /// The share of the lines that may be late by the generator's or the host's fault, 0 to 1.
+    pub late_share_max: f64,
     /// The gate: failed lines out of finished ones, 0 to 1.
     pub error_rate_max: Option<f64>,
+}
+
+/// The habits of a fleet.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Asked {
+    /// How long each connection lives; `None` for as long as the run.
+    pub reconnect_every: Option<Duration>,
+    /// Connections that are opened and say nothing.
+    pub idle: u64,
+    /// The share of the connections that write a few bytes at a time, 0 to 1.
+    pub slow_writers: f64,
+    /// The share of those that read a few at a time, 0 to 1.
+    pub slow_readers: f64,
 }
 
 impl Config {
@@ -97,7 +119,7 @@ impl Config {
                  there are workers, or leave --threads out"
             ));
         }
-        let (lines, duration) = limits(args)?;
+        let (lines, duration) = if args.find_max { probe_limits(args)? } else { limits(args)? };
         let pace = pace(args, duration)?;
         let token = args.token_file.as_deref().map(Token::read).transpose()?;
         let config = Config {
@@ -112,7 +134,7 @@ impl Config {
             pace,
             depth: args.pipeline.unwrap_or(if pace.is_some() { u64::MAX } else { args.batch }),
             in_flight_max: args.max_in_flight,
-            warm_up: args.warmup.filter(|least| !least.is_zero()),
+            warm_up: args.warmup.or(args.find_max.then_some(PROBE_WARM_UP)).filter(|least| !least.is_zero()),
             batch: args.batch,
             lines,
             duration,
@@ -123,6 +145,12 @@ impl Config {
                 Mode::Plain => 1.0,
                 Mode::Session => 0.0,
             }),
+            habits: Asked {
+                reconnect_every: args.reconnect_every,
+                idle: args.idle_connections,
+                slow_writers: args.slow_writers,
+                slow_readers: args.slow_readers,
+            },
             terms: SessionTerms { epoch: args.epoch, ack: args.ack, token },
             source: source(args)?,
             shape: Shape {
@@ -147,6 +175,9 @@ impl Config {
             plain: args.plain,
             headroom: args.headroom,
             error_rate_max: args.max_error_rate,
+            slo_p99: args.slo_p99,
+            find_max: args.find_max,
+            late_share_max: args.max_late_share,
         };
         config.check()?;
         Ok(config)
@@ -165,10 +196,29 @@ impl Config {
 
     /// How each connection of a worker speaks. Plain ones are spread evenly over all.
     pub fn modes(&self, worker: u64) -> Vec<Mode> {
+        let plain = self.chosen(worker, self.plain_share, 0);
+        plain.into_iter().map(|is_plain| if is_plain { Mode::Plain } else { Mode::Session }).collect()
+    }
+
+    /// What the connections of a worker are in the habit of.
+    pub fn habits(&self, worker: u64) -> Habits {
+        let Asked { reconnect_every, idle, slow_writers, slow_readers } = self.habits;
+        Habits {
+            reconnect_every_ns: reconnect_every.map(|every| every.as_nanos() as u64),
+            idle: share(idle, worker, self.workers),
+            // Not all of them the same, nor all of them in plain mode.
+            slow_writers: self.chosen(worker, slow_writers, 1),
+            slow_readers: self.chosen(worker, slow_readers, 2),
+        }
+    }
+
+    /// Which connections of a worker belong to a share of all, spread evenly, `shift` places on.
+    fn chosen(&self, worker: u64, part: f64, shift: u64) -> Vec<bool> {
         let first: u64 = (0..worker).map(|before| share(self.connections, before, self.workers)).sum();
-        let plain_before = |connection: u64| (connection as f64 * self.plain_share + 1e-9).floor();
+        let before = |connection: u64| (connection as f64 * part + 1e-9).floor();
         (first..first + share(self.connections, worker, self.workers))
-            .map(|at| if plain_before(at + 1) > plain_before(at) { Mode::Plain } else { Mode::Session })
+            .map(|at| (at + shift) % self.connections)
+            .map(|at| before(at + 1) > before(at))
             .collect()
     }
 
@@ -237,7 +287,47 @@ impl Config {
         if self.ledger.is_some() && !self.stamped {
             return Err("--ledger needs lines that carry their identity; leave --stamp none out".into());
         }
+        if self.habits.reconnect_every.is_some_and(|every| every < RECONNECT_EVERY_MIN) {
+            return Err(format!("--reconnect-every: a connection lives for {RECONNECT_EVERY_MIN:?} at least"));
+        }
+        if self.datagram_len_max.is_some() && self.habits != Asked::default() {
+            return Err(
+                "--udp: datagrams have no connections that could come, go, idle or be slow; leave --reconnect-every, \
+                        --idle-connections, --slow-writers and --slow-readers out"
+                    .into(),
+            );
+        }
+        if self.find_max {
+            self.check_search()?;
+        }
         self.check_places()
+    }
+
+    /// A search is many runs.
+    fn check_search(&self) -> Result<(), String> {
+        if self.slo_p99.is_none() {
+            return Err(
+                "--find-max looks for the highest rate that keeps a promise; make one with --slo-p99, like 5ms".into(),
+            );
+        }
+        if self.pace.is_some_and(|pace| pace.from != pace.to) {
+            return Err("--find-max begins with one --rate, and does not go from one to another".into());
+        }
+        if self.datagram_len_max.is_some() {
+            return Err("--find-max: nobody answers datagrams, so no rate is too high; leave --udp out".into());
+        }
+        if self.headroom {
+            return Err(
+                "--find-max and --headroom: a search is many runs; measure the headroom at the rate it finds".into()
+            );
+        }
+        let of_a_run = self.places.all().into_iter().map(|(flag, _)| flag).find(|flag| *flag != "--json");
+        match of_a_run.or(self.ledger.is_some().then_some("--ledger")) {
+            Some(flag) => {
+                Err(format!("--find-max and {flag}: a search is many runs; run the rate that it finds by itself"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Two files in one place would be neither.
@@ -361,13 +451,29 @@ fn limits(args: &Args) -> Result<(Option<u64>, Option<Duration>), String> {
     }
 }
 
+/// Each rate that a search tries is run for a time, and not for a number of lines.
+fn probe_limits(args: &Args) -> Result<(Option<u64>, Option<Duration>), String> {
+    if args.total_logs.is_some_and(|lines| lines > 0) {
+        return Err("--find-max and --total-logs: each rate is tried for a time; give --duration".into());
+    }
+    if args.closed {
+        return Err("--find-max and --closed: a closed loop has no rate".into());
+    }
+    Ok((None, Some(args.duration.filter(|duration| !duration.is_zero()).unwrap_or(PROBE))))
+}
+
 /// Different from run to run; nothing depends on how.
 fn random_run() -> u32 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(std::process::id()) as u32
 }
 
+/// Below that, connecting is all that is done.
+const RECONNECT_EVERY_MIN: Duration = Duration::from_millis(10);
 const UDP_PORT: u16 = 9001;
+/// How long a search tries a rate, and warms up before.
+const PROBE: Duration = Duration::from_secs(5);
+const PROBE_WARM_UP: Duration = Duration::from_millis(500);
 const TOTAL_LOGS: u64 = 1000;
 const DURATION: Duration = Duration::from_secs(10);
 const WORKERS_MAX: u64 = 999;
@@ -417,6 +523,17 @@ pub(crate) mod tests {
             ("-R 1:9 -d 200h", "within a week"),
             ("--step 1s", "add --rate"),
             ("--arrival poisson", "add --rate"),
+            ("--reconnect-every 9ms", "10ms at least"),
+            ("--udp --idle-connections 3", "no connections"),
+            ("--slow-readers 101%", "between 0 and 1"),
+            ("--find-max", "make one with --slo-p99"),
+            ("--find-max --slo-p99 5ms -n 10", "give --duration"),
+            ("--find-max --slo-p99 5ms --closed", "has no rate"),
+            ("--find-max --slo-p99 5ms --udp", "nobody answers datagrams"),
+            ("--find-max --slo-p99 5ms -R 1:9", "begins with one --rate"),
+            ("--find-max --slo-p99 5ms --ledger l", "--find-max and --ledger"),
+            ("--find-max --slo-p99 5ms --series s", "--find-max and --series"),
+            ("--find-max --slo-p99 5ms --headroom", "many runs"),
             ("--max-in-flight 5", "a closed loop has --pipeline"),
             ("-R 9 --max-in-flight 1 -t 2 -c 2", "below --threads 2"),
             ("-R 9 --max-in-flight 5 --udp", "nobody answers datagrams"),

@@ -6,7 +6,7 @@
 
 use crate::books::{Books, Desk, Fault};
 use crate::corpus::{Sender, Stamp};
-use crate::io::Io;
+use crate::io::{Io, News};
 use crate::ledger::{Entry, Mode};
 use crate::replies::{Replies, Reply};
 use crate::session::{Phase, Session};
@@ -36,6 +36,7 @@ pub struct Connection {
     packed: (Vec<u8>, usize),
     /// The socket takes no more; the engine says when it does.
     blocked: bool,
+    pace: Pace,
     trouble: Option<Trouble>,
 }
 
@@ -63,6 +64,17 @@ pub struct Trouble {
     since_ns: u64,
     /// How long to wait before the next attempt.
     pause_ns: u64,
+}
+
+/// How fast a connection writes and reads: as fast as it can, or a little at a time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    writes_slowly: bool,
+    reads_slowly: bool,
+    /// When the next piece is written, where one was.
+    write_ns: Option<u64>,
+    /// When the next piece is read.
+    read_ns: Option<u64>,
 }
 
 /// How the connections of a run speak in session mode.
@@ -107,8 +119,14 @@ impl Connection {
             control: Vec::new(),
             packed: (Vec::new(), 0),
             blocked: false,
+            pace: Pace::default(),
             trouble: None,
         }
+    }
+
+    /// The same, writing a few bytes at a time, or reading a few; see [`PIECE_LEN`] and [`READ_LEN`].
+    pub fn slow(self, writes_slowly: bool, reads_slowly: bool) -> Connection {
+        Connection { pace: Pace { writes_slowly, reads_slowly, ..Pace::default() }, ..self }
     }
 
     /// Connects and, in session mode, says hello.
@@ -124,8 +142,12 @@ impl Connection {
     fn begin(&mut self, desk: &mut Desk<'_>) -> io::Result<()> {
         self.link = Link::Up(Stream::new(self.tls.as_ref())?);
         self.blocked = false;
+        self.pace.write_ns = None;
+        self.pace.read_ns = self.pace.reads_slowly.then_some(desk.now_ns);
         self.control.clear();
         self.packed = (Vec::new(), 0);
+        // The greeting comes before whatever the last connection left unfinished.
+        self.books.flight.forget_part();
         if let Dialect::Session(session, framer) = &mut self.dialect {
             *framer = Framer::new(ANSWER_LEN_MAX);
             session.greet(&mut self.control);
@@ -196,7 +218,8 @@ impl Connection {
             Dialect::Plain(_) => u64::MAX,
             Dialect::Session(session, _) => session.window(),
         };
-        depth.min(window).saturating_sub(flight.outstanding())
+        let own = if self.pace.writes_slowly { 1 } else { u64::MAX };
+        depth.min(window).min(own).saturating_sub(flight.outstanding())
     }
 
     /// The next `count` lines take their turn.
@@ -206,7 +229,7 @@ impl Connection {
 
     /// The socket may take more again.
     pub fn unblock(&mut self) {
-        self.blocked = false;
+        self.blocked = self.pace.write_ns.is_some();
     }
 
     /// Writes what may be written, for as long as the socket takes it.
@@ -216,6 +239,10 @@ impl Connection {
     pub fn flush(&mut self, io: &mut Io, desk: &mut Desk<'_>) -> Result<(), Fault> {
         while !self.blocked {
             match self.write_some(io, desk) {
+                Ok(true) if self.pace.writes_slowly => {
+                    (self.blocked, self.pace.write_ns) = (true, Some(desk.now_ns + PIECE_NS));
+                    desk.tally.habit("slow_writes", 1);
+                }
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
@@ -229,13 +256,14 @@ impl Connection {
     /// Writes a piece of what may be written; whether there was any.
     fn write_some(&mut self, io: &mut Io, desk: &mut Desk<'_>) -> io::Result<bool> {
         let (upto, at) = (self.writable_upto(), self.at);
+        let len_max = if self.pace.writes_slowly { PIECE_LEN } else { usize::MAX };
         let Link::Up(stream) = &mut self.link else { return Ok(false) };
         stream.push(Wire { io: &mut *io, at })?;
         if stream.is_handshaking() {
             return Ok(false);
         }
         if !self.packed.0.is_empty() {
-            write_packed(stream, Wire { io, at }, &mut self.packed, desk)?;
+            write_packed(stream, Wire { io, at }, &mut self.packed, len_max, desk)?;
             return Ok(true);
         }
         if let Some(packer) = desk.packer.as_deref_mut().filter(|_| !self.control.is_empty()) {
@@ -253,7 +281,7 @@ impl Connection {
             return Ok(false);
         }
         match desk.packer {
-            None => write_lines(stream, Wire { io, at }, &self.stamp, &mut self.books, upto, desk)?,
+            None => write_lines(stream, Wire { io, at }, &self.stamp, &mut self.books, (upto, len_max), desk)?,
             Some(_) => pack_lines(&mut self.packed.0, &self.stamp, &mut self.books, upto, desk),
         }
         Ok(true)
@@ -284,6 +312,10 @@ impl Connection {
 
     /// When [`Connection::handle_timeout`] wants to be called.
     pub fn timeout(&self) -> Option<u64> {
+        [self.own_timeout(), self.pace.write_ns, self.pace.read_ns].into_iter().flatten().min()
+    }
+
+    fn own_timeout(&self) -> Option<u64> {
         match (&self.link, self.phase()) {
             (Link::Down(at_ns) | Link::Dialling(at_ns), _) => Some(*at_ns),
             (Link::Up(_), Phase::Held { until_ns, .. }) => Some(until_ns),
@@ -296,7 +328,10 @@ impl Connection {
     /// # Errors
     /// Where nobody has answered for `reconnect_for_ns`.
     pub fn handle_timeout(&mut self, io: &mut Io, reconnect_for_ns: u64, desk: &mut Desk<'_>) -> Result<(), Fault> {
-        if self.timeout().is_none_or(|at_ns| at_ns > desk.now_ns) {
+        if self.pace.write_ns.is_some_and(|at_ns| at_ns <= desk.now_ns) {
+            (self.blocked, self.pace.write_ns) = (false, None);
+        }
+        if self.own_timeout().is_none_or(|at_ns| at_ns > desk.now_ns) {
             return Ok(());
         }
         match &mut self.link {
@@ -316,6 +351,23 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// What a slow reader finds when its time has come.
+    pub fn read_slowly(&mut self, io: &mut Io, desk: &mut Desk<'_>) -> Option<News> {
+        self.pace.read_ns.filter(|at_ns| *at_ns <= desk.now_ns)?;
+        self.pace.read_ns = Some(desk.now_ns + READ_NS);
+        let news = io.take(self.at, READ_LEN)?;
+        desk.tally.habit("slow_reads", 1);
+        Some(news)
+    }
+
+    /// Ends this connection and begins another, for no fault of anybody.
+    pub fn renew(&mut self, io: &mut Io, now_ns: u64) {
+        if let Dialect::Plain(replies) = &mut self.dialect {
+            *replies = Replies::default();
+        }
+        self.close(io, now_ns);
     }
 
     /// What was dialled is there.
@@ -360,11 +412,17 @@ impl Connection {
     pub fn put_down(&mut self, io: &mut Io, trouble: Option<Trouble>, now_ns: u64) {
         let first = Trouble { since_ns: now_ns, pause_ns: PAUSE_MIN_NS };
         let trouble = self.trouble.or(trouble).unwrap_or(first);
-        io.close(self.at);
-        self.link = Link::Down(now_ns + trouble.pause_ns);
+        self.close(io, now_ns + trouble.pause_ns);
         self.trouble = Some(Trouble { pause_ns: (trouble.pause_ns * 2).min(PAUSE_MAX_NS), ..trouble });
+    }
+
+    /// Ends the connection; the next is tried at `again_ns`.
+    fn close(&mut self, io: &mut Io, again_ns: u64) {
+        io.close(self.at);
+        self.link = Link::Down(again_ns);
         self.control.clear();
         self.blocked = false;
+        (self.pace.write_ns, self.pace.read_ns) = (None, None);
     }
 
     /// How long it has been in trouble, if it is.
@@ -404,6 +462,7 @@ impl Connection {
         }
         io.close(self.at);
         self.link = Link::Over;
+        (self.pace.write_ns, self.pace.read_ns) = (None, None);
     }
 
     /// What it leaves to be proved.
@@ -493,14 +552,15 @@ fn write_lines(
     wire: Wire<'_>,
     stamp: &Stamp,
     books: &mut Books,
-    upto: u64,
+    (upto, len_max): (u64, usize),
     desk: &mut Desk<'_>,
 ) -> io::Result<()> {
     let flight = &books.flight;
     let (next, offset) = (flight.written() + 1, flight.offset());
     let count = (upto - flight.written()).min(desk.corpus.lines() as u64) as usize;
     let stamped = desk.corpus.stamp(stamp, next, count);
-    let len = stream.write(wire, &stamped.bytes[offset..])?;
+    let upto = offset + (stamped.bytes.len() - offset).min(len_max);
+    let len = stream.write(wire, &stamped.bytes[offset..upto])?;
     let (lines, offset) = stamped.lines_in(offset + len);
     desk.tally.bytes += len as u64;
     desk.tally.sends += 1;
@@ -523,9 +583,11 @@ fn write_packed(
     stream: &mut Stream,
     wire: Wire<'_>,
     (packed, sent): &mut (Vec<u8>, usize),
+    len_max: usize,
     desk: &mut Desk<'_>,
 ) -> io::Result<()> {
-    let len = stream.write(wire, &packed[*sent..])?;
+    let upto = *sent + (packed.len() - *sent).min(len_max);
+    let len = stream.write(wire, &packed[*sent..upto])?;
     desk.tally.bytes += len as u64;
     desk.tally.sends += 1;
     *sent += len;
@@ -610,6 +672,12 @@ fn hear_answers(
 const NS: u64 = 1_000_000_000;
 /// How long a peer may take to answer a connection attempt.
 const DIAL_NS: u64 = 2 * NS;
+/// What a slow writer sends at a time, and how often: 3 KB/s.
+const PIECE_LEN: usize = 64;
+const PIECE_NS: u64 = 20_000_000;
+/// What a slow reader reads at a time, and how often: 10 KB/s.
+const READ_LEN: usize = 512;
+const READ_NS: u64 = 50_000_000;
 const PAUSE_MIN_NS: u64 = 10_000_000;
 const PAUSE_MAX_NS: u64 = 500_000_000;
 /// An acknowledgement that names ten thousands of refused lines fits.

@@ -79,6 +79,11 @@ impl Flight {
         assert!(self.touched() <= self.assigned, "only lines whose turn has come are written");
     }
 
+    /// What the socket took of a line that it did not take whole is lost with the connection: the next has to take all of it.
+    pub fn forget_part(&mut self) {
+        self.offset = 0;
+    }
+
     /// The next line to be written is `first`, from its first byte.
     pub fn rewind(&mut self, first: u64) {
         assert!(self.settled < first && first <= self.assigned + 1, "only unanswered lines are sent again");

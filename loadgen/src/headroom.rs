@@ -4,7 +4,7 @@
 //! for. The sink gets the processors that the workers leave; where they leave none it takes of theirs, and the figure is
 //! the least that it could be.
 
-use crate::config::Config;
+use crate::config::{Asked, Config};
 use crate::io::Engine;
 use crate::law::RATE_MAX;
 use crate::run;
@@ -57,8 +57,11 @@ impl Headroom {
             drain: DRAIN,
             warm_up: None,
             in_flight_max: None,
+            habits: Asked::default(),
             ledger: None,
             headroom: false,
+            slo_p99: None,
+            late_share_max: 1.0,
             ..config.clone()
         };
         let finished = run::run(&config, engine, signals, &mut |_| {}).map_err(|why| Unmeasured::because(&why))?;

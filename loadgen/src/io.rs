@@ -11,7 +11,7 @@ use epoll::Epoll;
 use ringest_sys::net;
 use ringest_sys::ring::{self, Lease};
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 use uring::Uring;
@@ -81,6 +81,8 @@ pub enum Intake {
 #[derive(Debug)]
 pub struct Io {
     running: Running,
+    /// What was read because somebody asked.
+    asked: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -124,6 +126,8 @@ pub struct Chunk(Place);
 enum Place {
     /// The first so many of the engine's one buffer.
     Read(usize),
+    /// So many that were asked for.
+    Asked(usize),
     Lease(Lease),
 }
 
@@ -137,7 +141,7 @@ impl Io {
             Engine::Uring => Running::Uring(Box::new(Uring::new(intake)?)),
             Engine::Epoll => Running::Epoll(Epoll::new()?),
         };
-        Ok(Io { running })
+        Ok(Io { running, asked: Vec::new() })
     }
 
     /// Connects number `at` to a peer, in the place of whatever had that number. It waits for the peer, but not for long.
@@ -224,6 +228,31 @@ impl Io {
         }
     }
 
+    /// Connections of number `at` that are made from now on are read only by [`Io::take`]: no bytes of theirs, and no end,
+    /// are told.
+    pub fn read_only_when_asked(&mut self, at: usize) {
+        let unread = match &mut self.running {
+            Running::Uring(uring) => &mut uring.unread,
+            Running::Epoll(epoll) => &mut epoll.unread,
+        };
+        unread.insert(at);
+    }
+
+    /// What has come of connection `at`, at most `len_max` bytes; none where nothing has.
+    pub fn take(&mut self, at: usize, len_max: usize) -> Option<News> {
+        let mut tcp = match &mut self.running {
+            Running::Uring(uring) => uring.tcp(at)?,
+            Running::Epoll(epoll) => epoll.tcp(at)?,
+        };
+        self.asked.resize(len_max, 0);
+        match tcp.read(&mut self.asked) {
+            Ok(0) => Some(News::Ended),
+            Ok(len) => Some(News::Bytes(Chunk(Place::Asked(len)))),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+            Err(error) => Some(News::Broken(error)),
+        }
+    }
+
     /// Sends what was taken, and waits until something happens, no longer than `timeout`.
     ///
     /// # Errors
@@ -249,6 +278,7 @@ impl Io {
         match (&self.running, &chunk.0) {
             (Running::Uring(uring), Place::Lease(lease)) => uring.lent(lease),
             (Running::Epoll(epoll), Place::Read(len)) => epoll.read(*len),
+            (_, Place::Asked(len)) => &self.asked[..*len],
             (Running::Uring(_), Place::Read(_)) | (Running::Epoll(_), Place::Lease(_)) => {
                 unreachable!("a chunk goes back to the engine it came from")
             }
@@ -259,7 +289,7 @@ impl Io {
     pub fn release(&mut self, chunk: Chunk) {
         match (&mut self.running, chunk.0) {
             (Running::Uring(uring), Place::Lease(lease)) => uring.release(lease),
-            (Running::Epoll(_), Place::Read(_)) => {}
+            (Running::Epoll(_), Place::Read(_)) | (_, Place::Asked(_)) => {}
             (Running::Uring(_), Place::Read(_)) | (Running::Epoll(_), Place::Lease(_)) => {
                 unreachable!("a chunk goes back to the engine it came from")
             }

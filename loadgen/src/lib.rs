@@ -24,6 +24,7 @@ pub mod hiccup;
 mod host;
 pub mod interval;
 pub mod io;
+pub mod knee;
 pub mod latency;
 pub mod law;
 pub mod ledger;

@@ -4,6 +4,7 @@ use ringest_loadgen::cli::{self, Cli, Command, Merge, Reconcile, Sink};
 use ringest_loadgen::config::Config;
 use ringest_loadgen::diff::Diff;
 use ringest_loadgen::io::Engine;
+use ringest_loadgen::knee::{self, Probe};
 use ringest_loadgen::ledger::Ledger;
 use ringest_loadgen::merge::merge;
 use ringest_loadgen::output::{Output, is_stdout};
@@ -14,6 +15,7 @@ use ringest_loadgen::run::run;
 use ringest_loadgen::screen::Screen;
 use ringest_loadgen::sink::{self, Known};
 use ringest_loadgen::timeline::Second;
+use ringest_loadgen::validity::Verdict;
 use ringest_sys::signal::{Signal, Signals};
 use ringest_sys::{cpu, net};
 use std::fmt;
@@ -26,6 +28,7 @@ use std::sync::atomic::AtomicBool;
 const COULD_NOT_RUN: u8 = 1;
 const USAGE: u8 = 2;
 const GATE_BREACHED: u8 = 3;
+const INVALID: u8 = 4;
 const LINES_WRONG: u8 = 5;
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Some(Command::Merge(what)) => merge_reports(what),
         Some(Command::Diff(what)) => diff_reports(what).map(|()| 0),
         None => match Config::resolve(&cli.run) {
+            Ok(config) if config.find_max => find_max(&config),
             Ok(config) => send(&config),
             Err(why) => Err((USAGE, why)),
         },
@@ -110,18 +114,58 @@ fn say_plainly(line: &str) {
 
 fn code(report: &Report, signal: Option<Signal>) -> u8 {
     let results = report.tests.iter().map(|test| &test.results);
-    let breached = report.tests.iter().any(|test| test.gates.iter().any(|gate| !gate.pass));
+    let tests = &report.tests;
+    let breached = |of_latency| {
+        let gates = tests.iter().flat_map(|test| &test.gates);
+        gates.into_iter().any(|gate| !gate.pass && gate.is_of_latency() == of_latency)
+    };
     match signal {
-        Some(Signal::Interrupt) => 130,
-        Some(Signal::Terminate) => 143,
-        Some(Signal::Hangup) => 129,
-        None if breached => GATE_BREACHED,
+        Some(signal) => interrupted(signal),
+        None if breached(false) => GATE_BREACHED,
         // Every connection ended before a single line was answered.
         None if results.clone().all(|results| results.acked + results.refused_as_meant + results.sent == 0) => {
             COULD_NOT_RUN
         }
+        None if !tests.iter().all(|test| test.validity.holds()) => INVALID,
+        None if breached(true) => GATE_BREACHED,
         None => 0,
     }
+}
+
+fn interrupted(signal: Signal) -> u8 {
+    match signal {
+        Signal::Interrupt => 130,
+        Signal::Terminate => 143,
+        Signal::Hangup => 129,
+    }
+}
+
+/// Searches for the highest rate that keeps a promise.
+fn find_max(config: &Config) -> Result<u8, (u8, String)> {
+    let could_not = |why| (COULD_NOT_RUN, why);
+    let signals = Signals::new().map_err(|error| could_not(format!("cannot listen for signals: {error}")))?;
+    let records = Records::open(config).map_err(could_not)?;
+    let (engine, regret) = Engine::choose(config.io).map_err(could_not)?;
+    regret.iter().filter(|_| !config.quiet).for_each(|regret| say(regret));
+    let mut tell = |probe: &Probe| {
+        if !config.quiet {
+            say_plainly(&probe.to_string());
+        }
+    };
+    let (report, signal) = knee::find(config, engine, &signals, &mut tell).map_err(could_not)?;
+    records.finish(&report).map_err(could_not)?;
+    let knee = report.find_max.unwrap_or_default();
+    if !config.quiet {
+        print(&knee, config.places.all().iter().any(|(_, path)| is_stdout(path))).map_err(could_not)?;
+    }
+    let is_void =
+        [Verdict::GeneratorBound, Verdict::HostNoise].map(Verdict::as_str).contains(&knee.limited_by.as_str());
+    Ok(match signal {
+        Some(signal) => interrupted(signal),
+        None if is_void => INVALID,
+        None if knee.rate.is_none() => GATE_BREACHED,
+        None => 0,
+    })
 }
 
 fn reconcile(what: &Reconcile) -> Result<u8, (u8, String)> {

@@ -47,6 +47,7 @@ impl Measured {
             goaways: results.goaways,
             failures: results.failures.clone(),
             faults: results.faults.clone(),
+            habits: results.habits.clone(),
             ..Tally::default()
         };
         Ok(Measured {
@@ -86,6 +87,7 @@ impl Measured {
             failed: tally.failed(),
             failures: tally.failures.clone(),
             faults: tally.faults.clone(),
+            habits: tally.habits.clone(),
             error_rate: tally.error_rate(),
             filtered: tally.filtered,
             duplicate: tally.duplicate,

@@ -150,7 +150,8 @@ fn validity(tests: &[&Test]) -> Validity {
     let [server_bound, generator_bound, host_noise] =
         [share(|late| late.server_bound), share(|late| late.generator_bound), share(|late| late.host_noise)];
     let mut merged = tests[0].validity.clone();
-    merged.verdict = blame(server_bound, generator_bound, host_noise).as_str().into();
+    let late_share_max = tests[0].config.max_late_share;
+    merged.verdict = blame(server_bound, generator_bound, host_noise, late_share_max).as_str().into();
     merged.reasons = tests.iter().flat_map(|test| test.validity.reasons.clone()).collect();
     (merged.server_bound, merged.generator_bound, merged.host_noise) = (server_bound, generator_bound, host_noise);
     merged.late_over_us = worst(|validity| validity.late_over_us);

@@ -3,8 +3,9 @@
 //! It is data alone: no figure here is computed from another figure, only from counts and histograms.
 
 use crate::headroom::Headroom;
+use crate::knee::Knee;
 use crate::latency::{Figures, Latency, Spread};
-use crate::validity::Validity;
+use crate::validity::{LATE_SHARE_MAX, Validity};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,6 +37,9 @@ pub struct Report {
     pub system: System,
     /// The measurements.
     pub tests: Vec<Test>,
+    /// What a search for the highest rate found; its probes are the measurements.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub find_max: Option<Knee>,
     /// Whether what was measured can be proved.
     pub verification: Verification,
 }
@@ -83,7 +87,7 @@ pub struct Test {
     pub validity: Validity,
     /// The conditions it had to meet.
     pub gates: Vec<Gate>,
-    /// `pass`, `fail`, or `interrupted`.
+    /// `pass`, `fail`, `invalid` where latencies may not be concluded from, or `interrupted`.
     pub verdict: String,
 }
 
@@ -141,6 +145,9 @@ pub struct TestConfig {
     pub rich_share: f64,
     /// Share of lines that had to be refused.
     pub bad_share: f64,
+    /// The share of the lines that might be late by the generator's or the host's fault.
+    #[serde(default = "usual_late_share")]
+    pub max_late_share: f64,
     /// Whether lines carried their identity.
     pub stamped: bool,
     /// Whether connections were encrypted.
@@ -194,6 +201,10 @@ pub struct Results {
     pub failures: BTreeMap<String, u64>,
     /// What went wrong with connections, by kind.
     pub faults: BTreeMap<String, u64>,
+    /// What connections did because they were asked to: `reconnects`, `idle_opened`, `idle_lost` (ended by the server, and
+    /// opened again), `slow_writes` and `slow_reads` (pieces).
+    #[serde(default)]
+    pub habits: BTreeMap<String, u64>,
     /// Failed lines out of finished ones, 0 to 1.
     pub error_rate: f64,
     /// Acknowledged lines that the server filtered by level.
@@ -348,6 +359,20 @@ pub struct Verification {
     pub complaints: Vec<String>,
 }
 
+fn usual_late_share() -> f64 {
+    LATE_SHARE_MAX
+}
+
+impl Gate {
+    /// What is asked of the response times.
+    pub(crate) const P99_MS: &str = "response_p99_ms";
+
+    /// Whether it asks how long something took, and not how often something happened.
+    pub fn is_of_latency(&self) -> bool {
+        self.expr == Gate::P99_MS
+    }
+}
+
 impl System {
     /// This machine.
     pub fn here() -> System {
@@ -394,7 +419,7 @@ impl fmt::Display for Test {
             )?;
         }
         writeln!(f, "  errors       {:>13.3}%", results.error_rate * 100.0)?;
-        for (kind, count) in results.failures.iter().chain(&results.faults) {
+        for (kind, count) in results.failures.iter().chain(&results.faults).chain(&results.habits) {
             writeln!(f, "               {count:>14} {kind}")?;
         }
         let connects = results.connects;

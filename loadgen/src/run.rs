@@ -100,6 +100,7 @@ pub(crate) fn report_of(config: &Config, engine: Engine, sum: &Sum, signal: Opti
             complaints: sum.complaints.clone(),
         },
         tests: vec![test(config, engine, sum, signal, corpus)],
+        find_max: None,
     }
 }
 
@@ -311,9 +312,10 @@ impl Job {
             Ok(run) => run,
             Err(why) => return say(Word::Failed(why)),
         };
+        let timetable = timetable(&config, u64::from(number));
         say(Word::Ready);
         let Ok(start_ns) = go.recv() else { return };
-        let outcome = run(start_ns, timetable(&config, u64::from(number)));
+        let outcome = run(start_ns, timetable);
         say(Word::Done(Box::new(outcome)));
     }
 }
@@ -324,7 +326,12 @@ fn timetable(config: &Config, worker: u64) -> Timetable {
     let course = |law, seed| Course::new(law, pace.arrival, seed, (worker, config.workers), 0);
     let law = pace.law(config.duration.map(|duration| duration.as_nanos() as u64));
     let warm_up = config.warm_up.map(|_| course(Law::fixed(law.first_rate()), !config.shape.seed));
-    Timetable { measured: Some(course(law, config.shape.seed)), warm_up }
+    let mut measured = course(law, config.shape.seed);
+    if let Some(duration) = config.duration {
+        // Chance is drawn here, for the whole run, and not when the first line is due: a million lines take some 10 ms.
+        measured.due_before(duration.as_nanos() as u64);
+    }
+    Timetable { measured: Some(measured), warm_up }
 }
 
 /// The first address of the server that takes a connection.
@@ -355,6 +362,7 @@ fn task(config: &Config, engine: Engine, worker: u64, peer: SocketAddr) -> Task 
         engine,
         tls: config.tls.clone(),
         modes: config.modes(worker),
+        habits: config.habits(worker),
         terms: config.terms.clone(),
         compression: config.compression,
         depth: config.depth,
@@ -380,10 +388,16 @@ fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>, corp
     };
     let mut gates: Vec<Gate> = config.error_rate_max.iter().map(|limit| error_gate(tally, *limit)).collect();
     gates.extend(given_up_gate(tally));
+    gates.extend(config.slo_p99.map(|slo| latency_gate(&sum.latency, slo)));
+    let validity = sum.judge.judge(sum.latency.response.at(0.99), config.late_share_max);
+    let is_breached = |of_latency| gates.iter().any(|gate| !gate.pass && gate.is_of_latency() == of_latency);
     let verdict = match signal {
         Some(_) => "interrupted",
-        None if gates.iter().all(|gate| gate.pass) => "pass",
-        None => "fail",
+        // Counts are true whatever the latencies are worth.
+        None if is_breached(false) => "fail",
+        None if !validity.holds() => "invalid",
+        None if is_breached(true) => "fail",
+        None => "pass",
     };
     let plain = (0..config.workers).flat_map(|worker| config.modes(worker)).filter(|mode| *mode == Mode::Plain).count();
     let mode = match plain as u64 {
@@ -419,6 +433,7 @@ fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>, corp
             rich_share: config.shape.rich_share,
             bad_share: config.shape.bad_share,
             stamped: config.stamped,
+            max_late_share: config.late_share_max,
             encrypted: config.tls.is_some(),
             io: engine.as_str().into(),
             done: sum.level.clone().unwrap_or_else(|| "reply".into()),
@@ -427,7 +442,7 @@ fn test(config: &Config, engine: Engine, sum: &Sum, signal: Option<Signal>, corp
         results: measured.results(),
         resources: Resources { client: measured.client() },
         headroom: None,
-        validity: sum.judge.judge(sum.latency.response.at(0.99)),
+        validity,
         gates,
         verdict: verdict.into(),
     }
@@ -457,6 +472,12 @@ fn error_gate(tally: &Tally, limit: f64) -> Gate {
     // Nothing offered is nothing proved.
     let pass = actual <= limit && tally.offered > 0;
     Gate { expr: "error_rate".into(), actual, limit, pass }
+}
+
+fn latency_gate(latency: &Latency, slo: Duration) -> Gate {
+    let (actual, limit) = (latency.response.at(0.99) as f64 / 1e6, slo.as_secs_f64() * 1e3);
+    // Nothing answered is nothing proved.
+    Gate { expr: Gate::P99_MS.into(), actual, limit, pass: actual <= limit && !latency.response.is_empty() }
 }
 
 /// A run that lost connections for good measured something else than what was asked for, however few lines it cost.

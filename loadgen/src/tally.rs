@@ -35,6 +35,8 @@ pub struct Tally {
     pub failures: BTreeMap<String, u64>,
     /// What went wrong with connections, by kind.
     pub faults: BTreeMap<String, u64>,
+    /// What connections did because they are in the habit of it, by kind.
+    pub habits: BTreeMap<String, u64>,
 }
 
 impl Tally {
@@ -46,6 +48,11 @@ impl Tally {
     /// Something went wrong with a connection.
     pub fn fault(&mut self, kind: &str) {
         bump(&mut self.faults, kind, 1);
+    }
+
+    /// A connection did what it is in the habit of.
+    pub fn habit(&mut self, kind: &str, count: u64) {
+        bump(&mut self.habits, kind, count);
     }
 
     /// Lines that failed.
@@ -67,8 +74,8 @@ impl Tally {
     /// Takes out what is counted by the line, and leaves what is counted by the connection.
     pub fn take_lines(&mut self) -> Tally {
         let Tally { connects, given_up, nacks, goaways, .. } = *self;
-        let faults = std::mem::take(&mut self.faults);
-        let connections = Tally { connects, given_up, nacks, goaways, faults, ..Tally::default() };
+        let (faults, habits) = (std::mem::take(&mut self.faults), std::mem::take(&mut self.habits));
+        let connections = Tally { connects, given_up, nacks, goaways, faults, habits, ..Tally::default() };
         let mut lines = std::mem::replace(self, connections);
         (lines.connects, lines.given_up, lines.nacks, lines.goaways) = (0, 0, 0, 0);
         lines
@@ -96,6 +103,7 @@ impl Tally {
             goaways: self.goaways - earlier.goaways,
             failures: since(&self.failures, &earlier.failures),
             faults: since(&self.faults, &earlier.faults),
+            habits: since(&self.habits, &earlier.habits),
         }
     }
 
@@ -116,6 +124,7 @@ impl Tally {
         self.goaways += other.goaways;
         other.failures.iter().for_each(|(reason, count)| bump(&mut self.failures, reason, *count));
         other.faults.iter().for_each(|(kind, count)| bump(&mut self.faults, kind, *count));
+        other.habits.iter().for_each(|(kind, count)| bump(&mut self.habits, kind, *count));
     }
 }
 

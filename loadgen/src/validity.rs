@@ -187,12 +187,14 @@ impl Judge {
 
     /// The verdict over a run. A line is late where it was sent later than 100 us, or a tenth of the 99th percentile of
     /// the response times, whichever is more: what is measured in seconds is not voided by a millisecond.
-    pub fn judge(&self, response_p99_ns: u64) -> Validity {
+    ///
+    /// `late_share_max` may be late by the generator's or the host's fault.
+    pub fn judge(&self, response_p99_ns: u64, late_share_max: f64) -> Validity {
         let limit_ns = LATE_NS.max(response_p99_ns / 10);
         let share = |late: &Lateness| ratio(late.over(limit_ns), self.sent);
         let (server_bound, generator_bound, host_noise) =
             (share(&self.server), share(&self.generator), share(&self.host));
-        let verdict = blame(server_bound, generator_bound, host_noise);
+        let verdict = blame(server_bound, generator_bound, host_noise, late_share_max);
         Validity {
             verdict: verdict.as_str().into(),
             reasons: self.reasons(verdict, limit_ns, [server_bound, generator_bound, host_noise]),
@@ -277,10 +279,10 @@ impl Validity {
 }
 
 /// Who is to blame where that share of the lines was late by the fault of each.
-pub(crate) fn blame(server_bound: f64, generator_bound: f64, host_noise: f64) -> Verdict {
+pub(crate) fn blame(server_bound: f64, generator_bound: f64, host_noise: f64, late_share_max: f64) -> Verdict {
     match () {
-        () if generator_bound + host_noise > LATE_SHARE_MAX && generator_bound > host_noise => Verdict::GeneratorBound,
-        () if generator_bound + host_noise > LATE_SHARE_MAX => Verdict::HostNoise,
+        () if generator_bound + host_noise > late_share_max && generator_bound > host_noise => Verdict::GeneratorBound,
+        () if generator_bound + host_noise > late_share_max => Verdict::HostNoise,
         () if server_bound > LATE_SHARE_MAX => Verdict::ServerBound,
         () => Verdict::Ok,
     }
@@ -292,7 +294,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 
 /// A line that is sent this long after its time is late.
 pub const LATE_NS: u64 = 100_000;
-/// One line in a hundred may be late.
+/// One line in a hundred may be late, unless told otherwise.
 pub const LATE_SHARE_MAX: f64 = 0.01;
 /// The last class begins at 14 hours.
 const CLASSES: usize = 30;
@@ -317,7 +319,7 @@ mod tests {
     fn verdict(signs: &Signs) -> (Verdict, String) {
         let mut judge = Judge::new(1, 2);
         let verdict = judge.note(0, signs);
-        (verdict, judge.judge(0).verdict)
+        (verdict, judge.judge(0, LATE_SHARE_MAX).verdict)
     }
 
     #[test]
@@ -362,18 +364,19 @@ mod tests {
     fn what_is_measured_in_seconds_is_not_voided_by_milliseconds() {
         let mut judge = Judge::new(1, 1);
         judge.note(0, &second(2_000, 5_000, 0));
-        assert_eq!(judge.judge(60_000_000).verdict, "generator_bound");
-        assert_eq!(judge.judge(2_000_000_000).verdict, "ok");
+        assert_eq!(judge.judge(60_000_000, LATE_SHARE_MAX).verdict, "generator_bound");
+        assert_eq!(judge.judge(2_000_000_000, LATE_SHARE_MAX).verdict, "ok");
     }
 
     #[test]
     fn a_verdict_that_voids_says_why() {
         let mut judge = Judge::new(1, 1);
         judge.note(0, &second(2_000, 0, 400));
-        let validity = judge.judge(0);
+        let validity = judge.judge(0, LATE_SHARE_MAX);
         assert!(!validity.holds());
         assert!(validity.reasons[0].contains("20.0 %") && validity.reasons[0].contains("40.0 %"), "{validity:?}");
-        assert!(Judge::new(1, 1).judge(0).holds());
+        assert!(judge.judge(0, 1.0).holds(), "whoever does not measure latencies may say so");
+        assert!(Judge::new(1, 1).judge(0, LATE_SHARE_MAX).holds());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Nothing is shared while lines are sent but a flag that says stop; once a second the worker hands its histograms to
 //! whoever gathers them and goes on with empty ones. A turn: wait, hear, send what is due.
 
+mod fleet;
+
 use crate::books::{Desk, Fault};
 use crate::connection::{Connection, SessionTerms, explain};
 use crate::corpus::{Corpus, Sender};
@@ -17,6 +19,8 @@ use crate::shed::Shed;
 use crate::stream::TlsTerms;
 use crate::tally::Tally;
 use crate::validity::LATE_NS;
+use fleet::Fleet;
+pub use fleet::Habits;
 use ringest_sys::clock;
 use std::collections::BTreeSet;
 use std::io;
@@ -42,6 +46,8 @@ pub struct Task {
     pub tls: Option<TlsTerms>,
     /// How each connection speaks.
     pub modes: Vec<Mode>,
+    /// What connections are in the habit of.
+    pub habits: Habits,
     /// How sessions speak.
     pub terms: SessionTerms,
     /// What becomes a gzip member; `None` sends plain text.
@@ -152,6 +158,7 @@ pub struct Worker {
     stall: Option<Stall>,
     phase: Phase,
     gauge: Gauge,
+    fleet: Fleet,
 }
 
 /// Open loop: lines are due that no connection had room for. It lasts until the last of them is sent.
@@ -224,7 +231,7 @@ impl Worker {
     /// A sentence, where the server cannot be reached or does not answer.
     pub fn connect(task: Task, corpus: Corpus, clock: Clock) -> Result<Worker, String> {
         let count = task.modes.len();
-        let io = Io::new(task.engine, Intake::Answers(count))
+        let io = Io::new(task.engine, Intake::Answers(count + task.habits.idle as usize))
             .map_err(|error| format!("cannot set up {} for worker {}: {error}", task.engine, task.worker))?;
         let mut worker = Worker {
             io,
@@ -258,12 +265,14 @@ impl Worker {
             stall: None,
             phase: Phase::Measured,
             gauge: Gauge::start(clock.now_ns()),
+            fleet: Fleet::default(),
             clock,
             task,
         };
         for conn in 0..count {
             worker.add(conn).map_err(|error| explain(worker.task.peer, &error))?;
         }
+        worker.open_idle().map_err(|error| explain(worker.task.peer, &error))?;
         worker.greet()?;
         Ok(worker)
     }
@@ -290,6 +299,7 @@ impl Worker {
         self.cpu_before = clock::thread_cpu();
         self.gauge = Gauge::start(start_ns);
         self.sending = true;
+        self.begin_lives(start_ns);
         self.everyone_is_eager();
 
         let mut give_up_ns = u64::MAX;
@@ -435,6 +445,9 @@ impl Worker {
     }
 
     fn handle_event(&mut self, Event { at, news }: Event) {
+        if self.is_idle(at) {
+            return self.handle_idle(at, news);
+        }
         let outcome = match news {
             News::Bytes(chunk) => {
                 let now_ns = self.clock.now_ns();
@@ -492,6 +505,13 @@ impl Worker {
     fn serve(&mut self, at: usize) -> Result<(), Fault> {
         let now_ns = self.clock.now_ns();
         self.connections[at].flush(&mut self.io, &mut self.kit.desk(now_ns))?;
+        self.set_timer(at);
+        if self.sending && self.is_leaving(at) {
+            if self.connections[at].books().flight.outstanding() == 0 {
+                self.renew(at, now_ns);
+            }
+            return Ok(());
+        }
         if self.sending {
             return if self.kit.schedule.is_none() { self.fill(at) } else { Ok(()) };
         }
@@ -500,6 +520,7 @@ impl Worker {
             connection.leave(&mut self.io);
             connection.flush(&mut self.io, &mut self.kit.desk(now_ns))?;
             self.over += usize::from(connection.is_over());
+            self.set_timer(at);
         }
         Ok(())
     }
@@ -536,7 +557,7 @@ impl Worker {
             }
             let at = self.rotation;
             self.rotation = (self.rotation + 1) % count;
-            let room = self.connections[at].room(self.task.depth);
+            let room = if self.is_leaving(at) { 0 } else { self.connections[at].room(self.task.depth) };
             if room == 0 {
                 refused_in_a_row += 1;
                 continue;
@@ -586,13 +607,23 @@ impl Worker {
         let mut desk = self.kit.desk(self.clock.now_ns());
         self.connections[at].assign(lines, self.next_slot, &mut desk);
         self.next_slot += lines;
-        self.connections[at].flush(&mut self.io, &mut desk)
+        let outcome = self.connections[at].flush(&mut self.io, &mut desk);
+        self.set_timer(at);
+        outcome
     }
 
     fn fire_timers(&mut self) {
         let now_ns = self.clock.now_ns();
         while let Some(&(at_ns, at)) = self.timers.first().filter(|timer| timer.0 <= now_ns) {
             self.timers.remove(&(at_ns, at));
+            if self.is_idle(at) {
+                self.reopen_idle(at, now_ns);
+                continue;
+            }
+            self.end_life(at, now_ns);
+            if let Some(news) = self.connections[at].read_slowly(&mut self.io, &mut self.kit.desk(now_ns)) {
+                self.handle_event(Event { at, news });
+            }
             let reconnect_for_ns = self.task.reconnect_for_ns;
             let mut desk = self.kit.desk(now_ns);
             match self.connections[at].handle_timeout(&mut self.io, reconnect_for_ns, &mut desk) {
@@ -642,7 +673,8 @@ impl Worker {
         self.retire(at);
         let sender = Sender { run: self.task.run, worker: self.task.worker, conn: self.next_conn };
         self.next_conn += 1;
-        let mut next = Connection::new(at, sender, self.task.peer, self.task.tls.clone(), None);
+        let next = Connection::new(at, sender, self.task.peer, self.task.tls.clone(), None);
+        let mut next = self.with_habits(at, next);
         next.put_down(&mut self.io, self.connections[at].trouble(), now_ns);
         self.connections[at] = next;
         self.set_timer(at);
@@ -665,9 +697,11 @@ impl Worker {
     fn add(&mut self, at: usize) -> io::Result<()> {
         let sender = Sender { run: self.task.run, worker: self.task.worker, conn: at as u32 };
         let terms = (self.task.modes[at] == Mode::Session).then_some(&self.task.terms);
-        let mut connection = Connection::new(at, sender, self.task.peer, self.task.tls.clone(), terms);
+        let connection = Connection::new(at, sender, self.task.peer, self.task.tls.clone(), terms);
+        let mut connection = self.with_habits(at, connection);
         connection.connect(&mut self.io, &mut self.kit.desk(0))?;
         self.connections.push(connection);
+        self.set_timer(at);
         self.make_eager(at);
         Ok(())
     }

@@ -282,7 +282,12 @@ fn a_run_that_loses_its_server_for_good_does_not_pass() {
     for arguments in ["-n 100000 -R 500 --mode session", "-d 20s -R 500 --mode plain", "-d 20s --mode session -p 10"] {
         let server = Server::start(Script::default());
         let doomed = server.clone();
-        let death = std::thread::spawn(move || (pause(), doomed.die()));
+        let death = std::thread::spawn(move || {
+            while doomed.stored_lines() == 0 {
+                pause(); // A busy machine takes its time to begin.
+            }
+            doomed.die();
+        });
         let (output, report) = run(&server, &format!("-c 2 --reconnect-for 300ms --drain 300ms {arguments}"));
         death.join().unwrap();
         assert!(results(&report)["acked"].as_u64().unwrap() > 0, "the server was there first");

@@ -3,6 +3,7 @@
 use super::{Chunk, Event, LISTENER, News, Place, not_connected, parts, token};
 use ringest_sys::net;
 use ringest_sys::poller::{Interest, Poller, Readiness};
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -16,6 +17,8 @@ pub(super) struct Epoll {
     told: usize,
     connections: Vec<Option<Connection>>,
     generation: u32,
+    /// Connections that are read only when somebody asks.
+    pub(super) unread: BTreeSet<usize>,
     buf: Vec<u8>,
 }
 
@@ -37,6 +40,7 @@ impl Epoll {
             told: 0,
             connections: Vec::new(),
             generation: 0,
+            unread: BTreeSet::new(),
             buf: vec![0; RECEIVE_LEN],
         })
     }
@@ -52,7 +56,7 @@ impl Epoll {
     fn add(&mut self, at: usize, tcp: TcpStream, is_dialling: bool) -> io::Result<()> {
         self.generation += 1;
         let generation = self.generation;
-        let interest = if is_dialling { Interest::WRITE } else { Interest::READ };
+        let interest = if is_dialling { Interest::WRITE } else { usual(&self.unread, at) };
         self.poller.add(tcp.as_fd(), token(at, generation), interest)?;
         if self.connections.len() <= at {
             self.connections.resize_with(at + 1, || None);
@@ -70,7 +74,8 @@ impl Epoll {
         let outcome = net::send(connection.tcp.as_fd(), bytes);
         if outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) && !connection.is_full {
             let name = token(at, connection.generation);
-            self.poller.modify(connection.tcp.as_fd(), name, Interest::BOTH)?;
+            let interest = if self.unread.contains(&at) { Interest::WRITE } else { Interest::BOTH };
+            self.poller.modify(connection.tcp.as_fd(), name, interest)?;
             connection.is_full = true;
         }
         outcome
@@ -93,19 +98,22 @@ impl Epoll {
                 return Some(Event { at: 0, news: News::Called });
             }
             let (at, generation) = parts(readiness.token);
+            let usual = usual(&self.unread, at);
             let found = self.connections.get_mut(at).and_then(Option::as_mut);
             let news = match found.filter(|connection| connection.generation == generation) {
                 Some(connection) if connection.is_dialling => {
                     (readiness.readable, readiness.writable) = (false, false);
                     connection.is_dialling = false;
-                    let watched = self.poller.modify(connection.tcp.as_fd(), readiness.token, Interest::READ);
+                    let watched = self.poller.modify(connection.tcp.as_fd(), readiness.token, usual);
                     let outcome = net::outcome(connection.tcp.as_fd()).and(watched);
                     Some(outcome.map_or_else(News::Broken, |()| News::Connected))
                 }
-                Some(connection) if std::mem::take(&mut readiness.readable) => read(&mut connection.tcp, &mut self.buf),
+                Some(connection) if std::mem::take(&mut readiness.readable) && usual.read => {
+                    read(&mut connection.tcp, &mut self.buf)
+                }
                 Some(connection) if std::mem::take(&mut readiness.writable) => {
                     connection.is_full = false;
-                    let watched = self.poller.modify(connection.tcp.as_fd(), readiness.token, Interest::READ);
+                    let watched = self.poller.modify(connection.tcp.as_fd(), readiness.token, usual);
                     Some(watched.map_or_else(News::Broken, |()| News::Room))
                 }
                 // It is told, or was closed meanwhile.
@@ -121,9 +129,18 @@ impl Epoll {
         None
     }
 
+    pub(super) fn tcp(&self, at: usize) -> Option<&TcpStream> {
+        self.connections.get(at)?.as_ref().map(|connection| &connection.tcp)
+    }
+
     pub(super) fn read(&self, len: usize) -> &[u8] {
         &self.buf[..len]
     }
+}
+
+/// What a connection that has room is watched for.
+fn usual(unread: &BTreeSet<usize>, at: usize) -> Interest {
+    if unread.contains(&at) { Interest::NONE } else { Interest::READ }
 }
 
 fn read(tcp: &mut TcpStream, buf: &mut [u8]) -> Option<News> {

@@ -8,7 +8,7 @@
 use super::{Chunk, Event, Intake, LISTENER, News, Place, not_connected, parts, token};
 use ringest_sys::net;
 use ringest_sys::ring::{self, Lease, OpId, Ring, RingConfig};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -25,6 +25,8 @@ pub(super) struct Uring {
     outgoing: Vec<u64>,
     /// Those whose receive has ended and has to be armed again, first come first served.
     unarmed: VecDeque<u64>,
+    /// Connections that are read only when somebody asks.
+    pub(super) unread: BTreeSet<usize>,
     /// Buffers that nothing is being sent from.
     spares: Vec<Vec<u8>>,
     listener: Option<TcpListener>,
@@ -61,6 +63,7 @@ impl Uring {
             generation: 0,
             outgoing: Vec::new(),
             unarmed: VecDeque::new(),
+            unread: BTreeSet::new(),
             spares: Vec::new(),
             listener: None,
         })
@@ -68,7 +71,9 @@ impl Uring {
 
     pub(super) fn adopt(&mut self, at: usize, tcp: TcpStream) {
         self.generation += 1;
-        receive(&mut self.ring, &tcp, token(at, self.generation), self.credit);
+        if !self.unread.contains(&at) {
+            receive(&mut self.ring, &tcp, token(at, self.generation), self.credit);
+        }
         self.add(at, tcp, None);
     }
 
@@ -135,6 +140,10 @@ impl Uring {
         self.ring.close(connection.tcp.into());
     }
 
+    pub(super) fn tcp(&self, at: usize) -> Option<&TcpStream> {
+        self.connections.get(at)?.as_ref().map(|connection| &connection.tcp)
+    }
+
     pub(super) fn is_loaded(&self) -> bool {
         !self.outgoing.is_empty()
     }
@@ -197,13 +206,13 @@ impl Uring {
     fn release_chunk(&mut self, chunk: Chunk) {
         match chunk.0 {
             Place::Lease(lease) => self.ring.release(lease),
-            Place::Read(_) => unreachable!("a ring reads into leases"),
+            Place::Read(_) | Place::Asked(_) => unreachable!("a ring reads into leases"),
         }
     }
 
     fn dialled(&mut self, token: u64) -> Option<News> {
         let (at, _) = parts(token);
-        let Uring { ring, credit, .. } = self;
+        let Uring { ring, credit, unread, .. } = self;
         let connection = self.connections.get_mut(at)?.as_mut()?;
         if token != super::token(at, connection.generation) {
             return None;
@@ -212,7 +221,9 @@ impl Uring {
         match net::outcome(connection.tcp.as_fd()) {
             Err(error) => Some(News::Broken(error)),
             Ok(()) => {
-                receive(ring, &connection.tcp, token, *credit);
+                if !unread.contains(&at) {
+                    receive(ring, &connection.tcp, token, *credit);
+                }
                 Some(News::Connected)
             }
         }
