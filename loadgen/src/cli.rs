@@ -253,8 +253,8 @@ pub struct Args {
     /// Fails (exit code 3) where 99 % of the response times do not stay within that, like 5ms.
     #[arg(long, env = "LOADGEN_SLO_P99", value_parser = duration, value_name = "TIME")]
     pub slo_p99: Option<Duration>,
-    /// Searches for the highest rate that keeps --slo-p99 and loses no line, from --rate on [default: 1000]. Each rate is tried
-    /// for --duration [default: 5s].
+    /// Searches for the highest rate that keeps --slo-p99 and loses no line, from --rate on, or 1000. Each rate is tried for
+    /// --duration, or 5s.
     #[arg(long, env = "LOADGEN_FIND_MAX")]
     pub find_max: bool,
     /// The measurement is invalid (exit code 4) where a greater share of the lines was late by the generator's or the host's
