@@ -12,7 +12,6 @@ use crate::report::{self, Gate, Report, System, Test};
 use crate::spread::Spread;
 use canvas::{Ink, Trouble, escape, plot};
 use plotters::chart::ChartBuilder;
-use plotters::coord::combinators::IntoLogRange;
 use plotters::element::{Circle, EmptyElement, PathElement, Rectangle, Text};
 use serde_json::Value;
 use std::fs;
@@ -323,7 +322,7 @@ fn intervals(session: &Session) -> Result<String, Trouble> {
     plot("Ratios of B to A with their intervals", 90 + 62 * figures.len() as u32, |area, room| {
         let mut builder = ChartBuilder::on(area);
         builder.margin_top(10).margin_right(20).margin_left(10).x_label_area_size(30);
-        let mut chart = builder.build_cartesian_2d((low..high).log_scale(), 0.0..figures.len() as f64)?;
+        let mut chart = builder.build_cartesian_2d(low..high, 0.0..figures.len() as f64)?;
         chart
             .configure_mesh()
             .disable_mesh()
