@@ -127,6 +127,9 @@ pub struct Tiers {
     /// The rate up to which the server keeps its promises, in records per second [default: it is measured].
     #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u64).range(20..))]
     pub knee: Option<u64>,
+    /// Where the knee is measured: 99 % of the answers have to come within so many seconds, and no line may fail.
+    #[arg(long, default_value = "0.08", value_parser = seconds, value_name = "SECONDS")]
+    pub slo_p99: Duration,
     /// Tiers at these shares of the knee, in per cent.
     #[arg(long, value_delimiter = ',', default_value = "10,50,80,95,110", value_name = "PERCENT",
           value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -5,6 +5,7 @@ use crate::report::Second;
 use ringest_loadgen::report::{Report, Test};
 use ringest_sys::cpu::CpuList;
 use ringest_sys::signal::{Signal, Signals};
+use serde_json::Value;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -37,8 +38,12 @@ pub struct Load {
     pub seed: u64,
     /// Whether what is acknowledged is written down, to be compared with what is stored.
     pub keeps_ledger: bool,
+    /// Whether every second is written down.
+    pub keeps_series: bool,
     /// More of the generator's flags.
     pub extra: Vec<OsString>,
+    /// How long it may take beyond its duration.
+    pub patience: Duration,
 }
 
 /// A run of the generator.
@@ -48,6 +53,8 @@ pub struct Loaded {
     pub code: Option<i32>,
     /// What it measured, where it got so far.
     pub report: Option<Report>,
+    /// The highest rate that kept the promise, where that was searched for and found.
+    pub rate_max: Option<u64>,
     /// Second by second.
     pub series: Vec<Second>,
     /// The ledger, where one was kept.
@@ -73,7 +80,9 @@ impl Load {
             record_size: crate::lines::FLAT_LEN as u64,
             seed: 1,
             keeps_ledger: true,
+            keeps_series: true,
             extra: Vec::new(),
+            patience: PATIENCE,
         }
     }
 
@@ -111,7 +120,9 @@ impl Load {
             add("--cpu-list", &cpus.to_string());
         }
         add("--json", &dir.join(REPORT).to_string_lossy());
-        add("--series", &dir.join(SERIES).to_string_lossy());
+        if self.keeps_series {
+            add("--series", &dir.join(SERIES).to_string_lossy());
+        }
         if self.keeps_ledger {
             add("--ledger", &dir.join(LEDGER).to_string_lossy());
         }
@@ -133,7 +144,7 @@ impl Load {
             let _ = fs::remove_file(dir.join(name));
         }
         let process = Process::start(&Launch::new(program, self.args(to, cpus, dir)), dir)?;
-        Ok(Running { process, dir: dir.to_owned(), until: Instant::now() + self.duration + PATIENCE, code: None })
+        Ok(Running { process, dir: dir.to_owned(), until: Instant::now() + self.duration + self.patience, code: None })
     }
 
     /// Sends it, to its end or until a signal comes. `begun` is told the generator's process, once it runs.
@@ -221,6 +232,7 @@ impl Running {
         Ok(Loaded {
             code: self.code.flatten(),
             report: read_report(&self.dir.join(REPORT))?,
+            rate_max: read_rate_max(&self.dir.join(REPORT)),
             series: read_series(&self.dir.join(SERIES))?,
             ledger: ledger.exists().then_some(ledger),
             said: self.process.said(),
@@ -246,6 +258,11 @@ fn read_report(path: &Path) -> io::Result<Option<Report>> {
     let Ok(text) = fs::read(path) else { return Ok(None) };
     let report = serde_json::from_slice(&text);
     report.map(Some).map_err(|error| io::Error::other(format!("the generator's report cannot be read: {error}")))
+}
+
+fn read_rate_max(path: &Path) -> Option<u64> {
+    let report: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    report["find_max"]["rate"].as_u64()
 }
 
 fn read_series(path: &Path) -> io::Result<Vec<Second>> {

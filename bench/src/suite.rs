@@ -197,6 +197,38 @@ impl Suite {
         self.target.shards.or(pinned).unwrap_or(self.system.cores).max(1)
     }
 
+    /// The highest rate at which 99 % of the answers come within that time and no line fails, as the generator searches for it;
+    /// none where it finds none.
+    ///
+    /// # Errors
+    /// The server or the generator could not do their part.
+    pub fn search(&self, load: &Load, slo_p99: Duration) -> io::Result<(Option<u64>, Option<Signal>)> {
+        let slo = format!("{}us", slo_p99.as_micros());
+        let load = Load {
+            rate: Some(SEARCH_FROM),
+            keeps_ledger: false,
+            keeps_series: false,
+            extra: ["--find-max", "--slo-p99", &slo].map(OsString::from).to_vec(),
+            patience: SEARCH_PATIENCE,
+            ..load.clone()
+        };
+        let room = tempfile::Builder::new().prefix("ringest-bench-").tempdir_in(&self.dir)?;
+        let explain = |error: io::Error| io::Error::new(error.kind(), format!("searching for the knee: {error}"));
+        let (mut server, addr, pid) = match &self.server {
+            Serving::There { addr, pid, .. } => (None, *addr, *pid),
+            Serving::Here { program, args, cpus } => {
+                let server = Server::start(&launch(program, args, cpus.as_ref()), room.path()).map_err(explain)?;
+                let (addr, pid) = (server.addr, server.pid);
+                (Some(server), addr, Some(pid))
+            }
+        };
+        let sent = self.send(&load, &[], addr, pid, room.path()).map_err(explain)?;
+        if let Some(server) = &mut server {
+            server.process.end().map_err(explain)?;
+        }
+        Ok((sent.loaded.first().and_then(|(_, loaded)| loaded.rate_max), sent.signal))
+    }
+
     /// The report of all that was measured.
     pub fn report(&self, tests: Vec<Test>, verification: Verification) -> Report {
         Report {
@@ -236,10 +268,7 @@ impl Suite {
                 })
             }
             Serving::Here { program, args, cpus } => {
-                let mut launch = Launch::new(program, args).on(cpus.as_ref());
-                if let Some(cpus) = cpus {
-                    launch.args.extend(["--cpu-list".into(), cpus.to_string().into()]);
-                }
+                let launch = launch(program, args, cpus.as_ref());
                 let memory_bound = memory_bound(&launch, plan.load.connections);
                 let mut server = Server::start(&launch, dir)?;
                 let fd_limit = fd_limit(server.pid);
@@ -368,6 +397,20 @@ fn how_it_ended(process: &Process, status: ExitStatus, was_asked: bool) -> Exit 
     }
     Exit { how, is_clean }
 }
+
+/// A server with these arguments, on these processors.
+fn launch(program: &Path, args: &[OsString], cpus: Option<&CpuList>) -> Launch {
+    let mut launch = Launch::new(program, args).on(cpus);
+    if let Some(cpus) = cpus {
+        launch.args.extend(["--cpu-list".into(), cpus.to_string().into()]);
+    }
+    launch
+}
+
+/// Rates are doubled from here on.
+const SEARCH_FROM: u64 = 10_000;
+/// Twenty probes of some seconds, and some of them again.
+const SEARCH_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What its own formula allows with so many connections of text; none where the program knows no such formula.
 fn memory_bound(launch: &Launch, connections: u64) -> Option<u64> {

@@ -124,10 +124,18 @@ fn is_asked_for(name: &str, task: &Tiers) -> bool {
     task.only.is_empty() || task.only.iter().any(|part| name.contains(part.as_str()))
 }
 
-/// As it was given, or what a closed loop reaches: a ceiling that promises nothing about latency.
+/// As it was given, or as the generator finds it. Where it finds none, what a closed loop reaches: a ceiling that promises
+/// nothing about latency.
 fn find_knee(task: &Tiers, suite: &mut Suite, run: &mut Run) -> io::Result<Option<Knee>> {
     if let Some(knee) = task.knee {
         return Ok(Some(Knee { records_per_s: knee as f64, how: "given".into() }));
+    }
+    let probe = of_task(task, Load::open(1, PROBE_SPAN, task.connections));
+    let (found, signal) = suite.search(&probe, task.slo_p99)?;
+    run.signal = signal;
+    if let Some(rate) = found {
+        let how = format!("searched: p99 within {} ms, and nothing fails", task.slo_p99.as_secs_f64() * 1e3);
+        return Ok(Some(Knee { records_per_s: rate as f64, how }));
     }
     let load = Load {
         pipeline: PIPELINE,
@@ -211,4 +219,5 @@ const TARGET_RPS: u64 = 1_000;
 const TARGET_ERROR_RATE: f64 = 0.01;
 const RATE_KEPT_MIN: f64 = 0.99;
 const PIPELINE: u64 = 1_000;
+const PROBE_SPAN: Duration = Duration::from_secs(2);
 const KNEE_SPAN: Duration = Duration::from_secs(3);
