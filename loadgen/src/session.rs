@@ -168,8 +168,11 @@ impl Session {
         if last_seq > reached {
             return Err(self.violation(&format!("knows line {last_seq}, but only {reached} were sent")));
         }
-        for seq in (settled + 1..=last_seq).filter(|seq| desk.corpus.is_bad(*seq)) {
-            books.rejected.insert(seq);
+        // Their refusals were said to the connection that broke; nobody says them again.
+        for seq in settled + 1..=last_seq {
+            if desk.corpus.is_bad(seq) {
+                books.reject(seq, Code::BadJson.as_str(), desk);
+            }
         }
         books.settle(last_seq, desk);
         desk.tally.resent += books.flight.written().saturating_sub(last_seq);

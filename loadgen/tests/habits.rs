@@ -108,3 +108,19 @@ fn slow_readers_read_a_little_at_a_time_and_hear_every_answer() {
         }
     }
 }
+
+#[test]
+fn all_habits_together_with_bad_lines_and_a_server_that_breaks_connections_lose_nothing() {
+    let script = Script { break_after: Some(30), breaks: 3, ack_every: 8, ..Script::default() };
+    let run = Run::of(
+        script,
+        "-R 1500 -d 1s -c 8 -t 2 --mode session --reconnect-every 250ms --idle-connections 4 --slow-writers 13% \
+         --slow-readers 13% --bad-share 2%",
+    );
+    assert_eq!(run.server.broken(), 3, "the mechanism acted");
+    assert_eq!(run.count("acked") + run.count("refused_as_meant"), 1500, "{}", run.report);
+    assert!(run.count("refused_as_meant") > 0);
+    for habit in ["reconnects", "idle_opened", "slow_writes", "slow_reads"] {
+        assert!(run.habit(habit) > 0, "{habit}: {}", run.report);
+    }
+}
