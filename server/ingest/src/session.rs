@@ -14,6 +14,8 @@ use std::time::Instant;
 
 #[derive(Debug)]
 pub(crate) struct Session {
+    /// When it came, among all connections.
+    pub(crate) came: Arrival,
     /// How its bytes are encoded; `None` where they are plain.
     pub(crate) transport: Option<Box<Transport>>,
     pub(crate) framer: Framer,
@@ -47,6 +49,14 @@ pub(crate) struct Session {
     pub(crate) handshake: Handshake,
     /// Its further bytes are ignored; it is closed once everything owed is sent.
     pub(crate) is_closing: bool,
+}
+
+/// When a connection came. Those that one shard accepts at one moment are told apart by their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Arrival {
+    pub(crate) at: Instant,
+    /// How many the shard had accepted before.
+    pub(crate) after: u64,
 }
 
 /// A TLS handshake, as far as others have to wait for it.
@@ -93,8 +103,9 @@ pub(crate) struct Budget {
 }
 
 impl Session {
-    pub(crate) fn new(line_len_max: usize, level: AckLevel, now: Instant) -> Session {
+    pub(crate) fn new(came: Arrival, line_len_max: usize, level: AckLevel, now: Instant) -> Session {
         Session {
+            came,
             transport: None,
             framer: Framer::new(line_len_max),
             mode: Mode::Fresh,

@@ -26,7 +26,7 @@ use crate::memory::{SPARE_SENDS_MAX, spare_send_len_max};
 use crate::parse::Parser;
 use crate::producer::{ProducerState, Producers};
 use crate::quota::{Line, Shares};
-use crate::session::{Budget, Handshake, Mode, OUTBOX_STOP_LEN, Replies, Session};
+use crate::session::{Arrival, Budget, Handshake, Mode, OUTBOX_STOP_LEN, Replies, Session};
 use crate::slab::{SessionId, Slab};
 use crate::stage::Stage;
 use crate::tally::Tally;
@@ -90,6 +90,8 @@ pub enum Action {
 /// What one shard has of a connection, on its way to another.
 #[derive(Debug)]
 pub struct Handover {
+    /// When it came.
+    came: Arrival,
     /// Plain bytes, from the first one of the connection.
     received: Vec<u8>,
     /// What follows is encoded like this.
@@ -317,14 +319,15 @@ impl Shard {
         if self.sessions.len() >= self.intake.limits.sessions_max || self.is_draining {
             return None;
         }
+        let came = Arrival { at: now, after: self.intake.tally.sessions };
         self.intake.tally.sessions += 1;
-        let session = self.new_session();
+        let session = self.new_session(came);
         self.expect_late(&session);
         Some(self.sessions.insert(session))
     }
 
-    fn new_session(&self) -> Session {
-        let mut session = Session::new(self.intake.limits.line_len_max, self.config.ack, self.now);
+    fn new_session(&self, came: Arrival) -> Session {
+        let mut session = Session::new(came, self.intake.limits.line_len_max, self.config.ack, self.now);
         let line_breaker = self.intake.limits.line_breaker.clone();
         session.line_breaker = line_breaker.map(|limits| Box::new(Breaker::new(limits, self.now)));
         session
@@ -335,8 +338,8 @@ impl Shard {
     pub fn handle_handover(&mut self, handover: Handover, now: Instant) -> SessionId {
         self.now = now;
         let is_full = self.sessions.len() >= self.intake.limits.sessions_max;
-        let id = self.sessions.insert(self.new_session());
-        let Handover { received, transport } = handover;
+        let Handover { came, received, transport } = handover;
+        let id = self.sessions.insert(self.new_session(came));
         self.with_session(id, |shard, session| {
             session.transport = transport;
             if let Some(transport) = &mut session.transport {
@@ -591,8 +594,8 @@ impl Shard {
             }
             // Not before it is polled: the slot must not have its next tenant while the driver holds the last.
             if let Some((session, shard)) = self.moving.pop_front() {
-                let Some(Session { stash: received, transport, .. }) = self.remove(session) else { continue };
-                return Some(Action::HandOff { session, shard, handover: Handover { received, transport } });
+                let Some(Session { came, stash: received, transport, .. }) = self.remove(session) else { continue };
+                return Some(Action::HandOff { session, shard, handover: Handover { came, received, transport } });
             }
             if self.welcome_settled() || self.feed_queued() || self.admit_handshake() {
                 continue;

@@ -100,14 +100,19 @@ impl Shard {
             let reason = format!("epoch {} of this producer is known; use it or a higher one", entry.epoch);
             return session.go_away(Code::StaleEpoch, &reason);
         }
-        let (last_batch, older) = (entry.last_batch, entry.session);
+        let (last_batch, other) = (entry.last_batch, entry.session);
+        let is_outrun = |other: &Session| !other.is_closing && hello.epoch == entry.epoch && other.came > session.came;
+        if other.and_then(|other| self.sessions.get(other)).is_some_and(is_outrun) {
+            // Its client has gone and come back before what it said first was looked at.
+            return session.go_away(Code::Fenced, "a later connection speaks for this producer");
+        }
         producers.attach(producer, id);
         writer.want_durable(last_batch, id);
         session.level = level;
         session.mode = Mode::Joining(Box::new(Stream::new(producer, hello.epoch, hello.resume_from)));
         self.joining.push(id);
         self.may_welcome = true;
-        if let Some(older) = older
+        if let Some(older) = other
             && let Some(other) = self.sessions.get_mut(older)
         {
             other.go_away(Code::Fenced, "another connection speaks for this producer now");
