@@ -34,6 +34,9 @@ pub enum Command {
     Compare(Compare),
     /// Has it become worse than it was on machines like this one?
     Gate(Gate),
+    /// What the scripts under soak/ are made with: a server under watch, a scenario's verdict, the report of all.
+    #[command(subcommand)]
+    Soak(Soak),
     /// A report that is there already, as a page.
     Page(Page),
     /// The parts of a record's path in memory: ns, allocations and bytes copied per record.
@@ -358,6 +361,73 @@ pub struct Flood {
     pub warm_up: f64,
 }
 
+/// A part of a soak.
+#[derive(Debug, Subcommand)]
+pub enum Soak {
+    /// Starts a server, looks at it every few seconds, asks it to end when it is asked itself, and writes down how it did.
+    Watch(Watch),
+    /// What a scenario comes to, from what it has left. The exit code is the verdict's.
+    Judge(Judge),
+    /// All scenarios as one report: soak.json and report.html. The exit code is the gravest verdict's.
+    Summary(Summary),
+    /// A figure out of a JSON document, for scripts.
+    Look(Lookup),
+}
+
+/// What is watched.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Where it is written down, and where the server's segments go. Its name is the server's in the report.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// How often it is looked at, in seconds.
+    #[arg(long, default_value = "2", value_parser = interval, value_name = "SECONDS")]
+    pub every: Duration,
+    /// How often what was seen is said, in seconds [default: never].
+    #[arg(long, value_parser = interval, value_name = "SECONDS")]
+    pub heartbeat: Option<Duration>,
+    /// Connections that will be made at one time at most: memory and descriptors are held to it.
+    #[arg(short, long)]
+    pub connections: u64,
+    /// The server.
+    pub server: PathBuf,
+    /// Its arguments, after `--`.
+    #[arg(last = true)]
+    pub args: Vec<OsString>,
+}
+
+/// What is judged.
+#[derive(Debug, Args)]
+pub struct Judge {
+    /// What the scenario has left; verdict.json is written there.
+    pub dir: PathBuf,
+    /// Its name.
+    #[arg(long)]
+    pub scenario: String,
+    /// How long it took, in seconds.
+    #[arg(long)]
+    pub seconds: f64,
+    /// The code that its script ended with.
+    #[arg(long)]
+    pub code: i32,
+}
+
+/// What is summed up.
+#[derive(Debug, Args)]
+pub struct Summary {
+    /// The directory of all scenarios.
+    pub dir: PathBuf,
+}
+
+/// What is looked up.
+#[derive(Debug, Args)]
+pub struct Lookup {
+    /// A file, or an address that begins with http://.
+    pub source: String,
+    /// Where the figure is, like /shards/*/stored: of all that a star stands for, the sum.
+    pub pointer: String,
+}
+
 /// What is compared, and how long.
 #[derive(Debug, Args)]
 pub struct OneCore {
@@ -451,6 +521,10 @@ impl Place {
 fn seconds(text: &str) -> Result<Duration, String> {
     let number = text.trim_end_matches('s').parse::<f64>().map_err(|_| "no number of seconds")?;
     Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    seconds(text).and_then(|span| if span.is_zero() { Err("has to be more than 0".into()) } else { Ok(span) })
 }
 
 impl Micro {

@@ -21,6 +21,7 @@ pub mod page;
 pub mod process;
 pub mod report;
 pub mod sampler;
+pub mod soak;
 pub mod spread;
 pub mod status;
 pub mod stress;

@@ -1,10 +1,11 @@
 //! The command line of the bench. It counts allocations, which only a binary can.
 
 use clap::Parser;
-use ringest_bench::cli::{Cli, Command, Results};
+use ringest_bench::cli::{self, Cli, Command, Results};
 use ringest_bench::compare::paired::Verdict;
 use ringest_bench::outcome::Outcome;
 use ringest_bench::report::Report;
+use ringest_bench::soak::{judge, lookup, summary, watch};
 use ringest_bench::{compare, flood, floor, gate, micro, one_core, page, stress, tiers};
 use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
@@ -58,6 +59,7 @@ fn run(command: Command) -> io::Result<ExitCode> {
                 None => 0,
             }))
         }
+        Command::Soak(task) => soak(&task),
         Command::Page(task) => {
             put(&task.html, &page::of_json(&task.report)?)?;
             Ok(ExitCode::SUCCESS)
@@ -91,6 +93,37 @@ fn run(command: Command) -> io::Result<ExitCode> {
             Ok(if passes { ExitCode::SUCCESS } else { ExitCode::from(BOUND_MISSED) })
         }
     }
+}
+
+/// A part of a soak.
+fn soak(task: &cli::Soak) -> io::Result<ExitCode> {
+    let code = match task {
+        cli::Soak::Watch(task) => {
+            if watch::run(task)? {
+                0
+            } else {
+                BOUND_MISSED
+            }
+        }
+        cli::Soak::Judge(task) => {
+            let verdict = judge::run(task)?;
+            println!("{verdict}");
+            verdict.verdict.code(None)
+        }
+        cli::Soak::Summary(task) => {
+            let soak = summary::run(task)?;
+            for scenario in &soak.scenarios {
+                println!("{:11} {}", scenario.verdict.as_str().to_uppercase(), scenario.scenario);
+            }
+            println!("soak: {}; {}", soak.verdict, task.dir.join("report.html").display());
+            soak.verdict.code(None)
+        }
+        cli::Soak::Look(task) => {
+            println!("{}", lookup::run(&task.source, &task.pointer)?);
+            0
+        }
+    };
+    Ok(ExitCode::from(code))
 }
 
 /// Runs a suite, and leaves its report where it was asked for.

@@ -5,10 +5,13 @@
 
 mod canvas;
 mod plots;
+mod soak;
 
 use crate::compare::paired::{Comparison, Verdict};
 use crate::compare::{self, Compared, Session};
 use crate::report::{self, Gate, Report, System, Test};
+use crate::soak::Soak;
+use crate::soak::summary::Looks;
 use crate::spread::Spread;
 use canvas::{Ink, Trouble, escape, plot};
 use plotters::chart::ChartBuilder;
@@ -35,6 +38,16 @@ pub fn of_session(session: &Session) -> io::Result<String> {
     let body =
         session_body(session).map_err(|trouble| io::Error::other(format!("a plot cannot be drawn: {trouble}")))?;
     Ok(page("ringest-bench compare", &body))
+}
+
+/// The page of a soak, with what its servers took over time.
+///
+/// # Errors
+/// A plot cannot be drawn.
+pub fn of_soak(soak: &Soak, looks: &Looks) -> io::Result<String> {
+    let body =
+        soak::body(soak, looks).map_err(|trouble| io::Error::other(format!("a plot cannot be drawn: {trouble}")))?;
+    Ok(page("ringest-bench soak", &body))
 }
 
 /// The page of a report that was written down.
@@ -181,7 +194,12 @@ fn summary(tests: &[Test]) -> String {
 fn gate_table(report: &Report) -> String {
     let of_all = report.verification.gates.iter().map(|gate| ("all", gate));
     let of_tests = report.tests.iter().flat_map(|test| test.gates.iter().map(|gate| (test.name.as_str(), gate)));
-    let (holding, failing): (Vec<_>, Vec<_>) = of_all.chain(of_tests).partition(|(_, gate)| gate.pass);
+    gates(of_all.chain(of_tests))
+}
+
+/// What does not hold, and folded away what does.
+fn gates<'a>(gates: impl Iterator<Item = (&'a str, &'a Gate)>) -> String {
+    let (holding, failing): (Vec<_>, Vec<_>) = gates.partition(|(_, gate)| gate.pass);
     let table = |gates: &[(&str, &Gate)]| {
         table(
             &["", "what has to hold", "measured", "of"],
@@ -248,7 +266,7 @@ fn section(test: &Test) -> Result<String, Trouble> {
     } else {
         html += "<p class=\"soft\">Over too soon to be drawn over time.</p>\n";
     }
-    let stages = plots::stages(test)?;
+    let stages = plots::stages(&test.name, &test.stages, test.results.duration_secs)?;
     if !stages.is_empty() {
         html += "<h3>Stages in the server: how often, and how long</h3>\n<p class=\"soft\">Dots are means, bars reach from p50 to \
                  p99; along a diagonal, time per second is the same.</p>\n";

@@ -215,14 +215,17 @@ impl Drop for Process {
 }
 
 impl Server {
-    /// Starts a server on a free port, with its segments in `logs` of `dir`; it takes connections when this returns.
+    /// Starts a server, on a free port unless its arguments name one, with its segments in `logs` of `dir`; it takes connections when this returns.
     ///
     /// # Errors
     /// It ended, or did not become ready in time; the message says what it said.
     pub fn start(launch: &Launch, dir: &Path) -> io::Result<Server> {
         let ready = dir.join("ready");
         let mut launch = launch.clone();
-        launch.args.extend(["--port", "0", "--admin-addr", "127.0.0.1:0"].map(OsString::from));
+        if !launch.args.iter().any(|arg| arg == "--port") {
+            launch.args.extend(["--port", "0"].map(OsString::from));
+        }
+        launch.args.extend(["--admin-addr", "127.0.0.1:0"].map(OsString::from));
         launch.args.extend(["--log-dir".into(), dir.join(LOGS).into(), "--ready-file".into(), ready.clone().into()]);
         let began = Instant::now();
         let mut process = Process::start(&launch, dir)?;

@@ -403,6 +403,11 @@ impl Gate {
     pub fn at_least(what: &str, actual: f64, limit: f64) -> Gate {
         Gate { expr: format!("{what} >= {limit}"), actual, limit, pass: actual >= limit }
     }
+
+    /// It has to be that.
+    pub fn exactly(what: &str, actual: f64, limit: f64) -> Gate {
+        Gate { expr: format!("{what} == {limit}"), actual, limit, pass: actual == limit }
+    }
 }
 
 impl Reconciliation {

@@ -26,13 +26,8 @@ impl Status {
     /// # Errors
     /// Nobody answers there, or says something else.
     pub fn fetch(admin: SocketAddr) -> io::Result<Status> {
-        let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
         let url = format!("http://{admin}/status.json");
-        let said = agent.get(&url).call().and_then(|mut answer| answer.body_mut().read_to_vec());
-        let said = said.map_err(|error| io::Error::other(format!("no status from the server at {url}: {error}")))?;
-        let status: Value = serde_json::from_slice(&said)
-            .map_err(|error| io::Error::other(format!("the status at {url} cannot be read: {error}")))?;
-        Status::read(&status).ok_or_else(|| io::Error::other(format!("what {url} says is no status of a server")))
+        Status::read(&ask(&url)?).ok_or_else(|| io::Error::other(format!("what {url} says is no status of a server")))
     }
 
     fn read(status: &Value) -> Option<Status> {
@@ -56,6 +51,17 @@ impl Status {
         }
         Some(Status { version: text("version"), backend: text("backend"), shards: shards.len() as u64, stages })
     }
+}
+
+/// The document at that address.
+///
+/// # Errors
+/// Nobody answers there, or says something else than JSON.
+pub fn ask(url: &str) -> io::Result<Value> {
+    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
+    let said = agent.get(url).call().and_then(|mut answer| answer.body_mut().read_to_vec());
+    let said = said.map_err(|error| io::Error::other(format!("no answer from {url}: {error}")))?;
+    serde_json::from_slice(&said).map_err(|error| io::Error::other(format!("what {url} says cannot be read: {error}")))
 }
 
 fn stage(name: &str, sum_ns: u64, counts: Vec<(u64, u64)>) -> Stage {

@@ -198,9 +198,9 @@ pub(super) fn percentiles(label: &str, tests: &[&Test]) -> Result<String, Troubl
 }
 
 /// How often each stage is passed against how long it takes: on a diagonal both come to the same time.
-pub(super) fn stages(test: &Test) -> Result<String, Trouble> {
-    let seconds_all = test.results.duration_secs.max(1e-3);
-    let stages: Vec<&Stage> = test.stages.iter().filter(|stage| stage.count > 0).collect();
+pub(super) fn stages(label: &str, stages: &[Stage], seconds_all: f64) -> Result<String, Trouble> {
+    let seconds_all = seconds_all.max(1e-3);
+    let stages: Vec<&Stage> = stages.iter().filter(|stage| stage.count > 0).collect();
     if stages.is_empty() {
         return Ok(String::new());
     }
@@ -214,7 +214,7 @@ pub(super) fn stages(test: &Test) -> Result<String, Trouble> {
         &mut stages.iter().flat_map(|stage| [stage.p50_ns as f64 / 1000.0, stage.p99_ns as f64 / 1000.0, long(stage)]),
     );
     let (x_low, x_high, y_low, y_high) = (x_low / 3.0, x_high * 4.0, y_low / 2.0, y_high * 2.0);
-    plot(&format!("{}: stages by frequency and duration", test.name), 300, |area, room| {
+    plot(&format!("{label}: stages by frequency and duration"), 300, |area, room| {
         let mut chart =
             builder(area, room).build_cartesian_2d((x_low..x_high).log_scale(), (y_low..y_high).log_scale())?;
         axes(&mut chart, room, &per_second, &time, 6)?;
@@ -242,7 +242,7 @@ pub(super) fn stages(test: &Test) -> Result<String, Trouble> {
 }
 
 /// Curves over time, with their names above.
-fn over_time(label: &str, end: f64, curves: &[Curve], unit: &str) -> Result<String, Trouble> {
+pub(super) fn over_time(label: &str, end: f64, curves: &[Curve], unit: &str) -> Result<String, Trouble> {
     let top = curves.iter().flat_map(|curve| &curve.points).map(|(_, y)| *y).fold(0.0, f64::max);
     let top = if top > 0.0 { top * 1.1 } else { 1.0 };
     let svg = plot(label, 200, |area, room| {

@@ -1,0 +1,68 @@
+//! What a server's design allows it, as equalities: threads and descriptors are sums, and so is memory.
+//!
+//! One more of any is a leak, however slowly it grows. `docs/OPERATIONS.md` has the same sums.
+
+use super::record::Ceiling;
+use serde_json::Value;
+
+/// By the configuration that the server prints; none where it has parts that are not in the sums.
+pub(super) fn of(config: &Value, connections: u64) -> Option<Ceiling> {
+    if !config["udp"].is_null() || !config["otlp_endpoint"].is_null() {
+        return None;
+    }
+    let shards = config["shards"].as_u64()?;
+    let (threads, fds) = match config["backend"].as_str()? {
+        "uring" => (1, 5),
+        // A shard has a writer.
+        "epoll" => (2, 5),
+        // An executor has a thread for what would block, and two rings more.
+        "glommio" => (2, 11),
+        _ => return None,
+    };
+    let memory = |name: &str| config["memory_bytes"][name].as_u64();
+    // Where a client may compress or encrypt is not known before it comes.
+    let per_connection = memory("per_encoded_connection")?;
+    Some(Ceiling {
+        threads: THREADS + shards * threads,
+        fds_at_rest: FDS + shards * fds,
+        connections,
+        memory_bytes: memory("base")? + shards * memory("per_shard")? + connections * per_connection,
+    })
+}
+
+/// The main one, one that takes signals, one that watches segments' age, one that closes files, and the admin listener's
+/// two, of which the second is there once something was asked.
+const THREADS: u64 = 6;
+/// Standard input, output and error, the directory and its lock, the listeners' addresses, signals, the admin listener.
+const FDS: u64 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config(backend: &str, shards: u64) -> Value {
+        let memory = json!({ "base": 100, "per_shard": 10, "per_encoded_connection": 1 });
+        json!({ "backend": backend, "shards": shards, "memory_bytes": memory, "udp": null, "otlp_endpoint": null })
+    }
+
+    #[test]
+    fn sums_are_by_shard_and_backend() {
+        let sums = |backend, shards| {
+            of(&config(backend, shards), 7).map(|sum| (sum.threads, sum.fds_at_rest, sum.memory_bytes))
+        };
+        assert_eq!(sums("uring", 1), Some((7, 21, 117)));
+        assert_eq!(sums("uring", 2), Some((8, 26, 127)));
+        assert_eq!(sums("epoll", 2), Some((10, 26, 127)));
+        assert_eq!(sums("glommio", 2), Some((10, 38, 127)));
+        assert_eq!(sums("kqueue", 2), None);
+    }
+
+    #[test]
+    fn what_is_in_no_sum_has_no_ceiling() {
+        let mut with_udp = config("uring", 1);
+        with_udp["udp"] = json!("127.0.0.1:9001");
+        assert_eq!(of(&with_udp, 1), None);
+        assert_eq!(of(&json!({}), 1), None);
+    }
+}
