@@ -151,6 +151,42 @@ compared() {
   [[ $code -eq 0 || $code -eq 130 || $code -eq 143 ]] || fail "comparing $name: $(tail -2 "$here/compared-$name.txt" | tr '\n' ' ')"
 }
 
+# timing COMPARISONS: the time there is, divided among so many of them, as flags in $timed. No window is shorter than
+# half a second, so a short soak takes longer than was said.
+timing() {
+  # A run has a warm-up, a window, and a second in which it begins and ends; of 6 pairs there are 24 runs.
+  local window
+  window=$(awk -v s="$seconds" -v n="$1" 'BEGIN { w = s / n / 24 - 1.3; print w < 0.5 ? 0.5 : w > 10 ? 10 : w }')
+  timed=(--pairs 6 --window "$window" --warm-up 0.3)
+}
+
+# nested: a corpus of huge nested records; its path.
+nested() {
+  local path=$here/nested.ndjson
+  awk 'BEGIN {
+    for (line = 0; line < 8; line++) {
+      text = "\"end\""
+      for (depth = 0; depth < 60; depth++) {
+        text = "{\"depth\":" depth ",\"tags\":[\"a\\u0062c\",\"d\\\\e\",null,true,1.5e3],\"inner\":" text "}"
+      }
+      rest = ""
+      for (at = 0; at < 12; at++) rest = rest ",\"copy" at "\":" text
+      print "{\"level\":\"info\",\"message\":\"nested " line "\"" rest "}"
+    }
+  }' >"$path"
+  echo "$path"
+}
+
+# calls SERVER SECONDS: what it asks of the kernel per record meanwhile, as notes; where perf may not look, that is said.
+calls() {
+  local out=$here/calls-$1.txt script=$soak/../scripts/perf-stat
+  if [[ ! -x $script ]] || ! "$script" --seconds "$2" --admin "${admin[$1]#http://}" "${pid[$1]}" >"$out" 2>&1; then
+    note "$1: system calls were not counted: $(tail -1 "$out" 2>/dev/null || echo "there is no $script")"
+    return 0
+  fi
+  note "$1, per record: $(awk '$NF ~ /^[0-9.]+$/ && $1 !~ /^records/ { name = $1; sub(/.*:/, "", name); printf "%s %s  ", name, $NF }' "$out")"
+}
+
 note() {
   echo "$*" >>"$here/notes.txt"
 }

@@ -171,18 +171,20 @@ impl Case {
         let Some(ceiling) = ceiling else { return };
         let furthest = life.iter().map(|sample| sample.threads).max_by_key(|threads| threads.abs_diff(ceiling.threads));
         self.gates.push(Gate::exactly(&gate("threads"), furthest.unwrap_or(0) as f64, ceiling.threads as f64));
-        // While connections come and go they cannot be counted at one moment with descriptors; a segment that is opened
-        // is beside the one that is closed.
-        let fds = life.iter().map(|sample| sample.fds).max().unwrap_or(0);
-        let fds_max = ceiling.fds_at_rest + ceiling.connections + ROLLS;
-        self.gates.push(Gate::at_most(&gate("descriptors"), fds as f64, fds_max as f64));
+        let most = |of: fn(&Sample) -> u64| life.iter().map(of).max().unwrap_or(0) as f64;
+        // While connections come and go they cannot be counted at one moment with descriptors.
+        let fds_max = ceiling.fds_at_rest + ceiling.connections + ANSWERS;
+        self.gates.push(Gate::at_most(&gate("descriptors"), most(|sample| sample.fds), fds_max as f64));
+        let segment_fds = most(|sample| sample.segment_fds);
+        self.gates.push(Gate::at_most(&gate("descriptors of segments"), segment_fds, ceiling.segment_fds as f64));
+        self.gates.push(Gate::at_most(&gate("threads that answer"), most(|sample| sample.answerers), ANSWERS as f64));
         // Somebody may just have asked it something, and be a descriptor.
         let is_at_rest = |sample: &&Sample| sample.said.as_ref().is_some_and(|said| said.connections == 0);
         if let Some(least) = life.iter().rev().take_while(is_at_rest).map(|sample| sample.fds).min() {
             self.gates.push(Gate::exactly(&gate("descriptors at rest"), least as f64, ceiling.fds_at_rest as f64));
         }
-        let rss = life.iter().map(|sample| sample.rss_bytes).max().unwrap_or(0);
-        self.gates.push(Gate::at_most(&gate("resident bytes"), rss as f64, ceiling.memory_bytes as f64));
+        let rss = most(|sample| sample.rss_bytes);
+        self.gates.push(Gate::at_most(&gate("resident bytes"), rss, ceiling.memory_bytes as f64));
     }
 
     /// Whether something grows that should not, where the life is long enough to say.
@@ -364,5 +366,5 @@ const LOOKS_MIN: usize = 72;
 /// What memory may grow by while it is settled: allocators and histograms find their size late.
 const LEAK_BYTES: f64 = 1_048_576.0;
 const LEAK_PIECES: f64 = 0.0;
-/// Descriptors of segments that are opened and closed at one moment, of two shards.
-const ROLLS: u64 = 8;
+/// Threads of the admin listener's answers at most, and its connections of a moment.
+const ANSWERS: u64 = 8;

@@ -43,10 +43,14 @@ pub struct Sample {
     pub pss_bytes: u64,
     /// Locked bytes.
     pub locked_bytes: u64,
-    /// Open descriptors.
+    /// Open descriptors, without those of segments.
     pub fds: u64,
-    /// Its own threads.
+    /// Descriptors of segments: the one that is written, the next one, one that is being closed.
+    pub segment_fds: u64,
+    /// Its own threads, without those that answer on its admin listener.
     pub threads: u64,
+    /// Threads that answer there: more the more is asked at one moment.
+    pub answerers: u64,
     /// Threads that the kernel works with on its rings' behalf.
     pub io_workers: u64,
     /// Times that a thread gave the processor up.
@@ -109,8 +113,10 @@ pub enum Life {
 pub struct Ceiling {
     /// Threads of its own: always exactly these.
     pub threads: u64,
-    /// Descriptors without a connection: exactly these.
+    /// Descriptors without a connection and without segments: exactly these.
     pub fds_at_rest: u64,
+    /// Descriptors of segments at most.
+    pub segment_fds: u64,
     /// Connections that the scenario makes at most.
     pub connections: u64,
     /// Resident bytes, by the formula.

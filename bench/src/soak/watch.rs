@@ -10,8 +10,8 @@ use crate::cli::Watch;
 use crate::process::{LOGS, Launch, Server};
 use crate::sampler::Meters;
 use crate::status::{Status, ask};
-use procfs::process::Process;
-use procfs::{Current, ProcResult, Uptime};
+use procfs::process::{FDTarget, Process};
+use procfs::{Current, ProcError, ProcResult, Uptime};
 use ringest_loadgen::report::utc;
 use ringest_sys::signal::Signals;
 use serde::Serialize;
@@ -30,16 +30,19 @@ use std::time::{Duration, Instant, SystemTime};
 /// # Errors
 /// It cannot be started, does not end, or what was seen cannot be written.
 pub fn run(task: &Watch) -> io::Result<bool> {
+    let inherited = inherited()?;
     // Before anything starts, so that no request to end is missed.
     let signals = Signals::new()?;
     let dir = &task.dir;
     fs::create_dir_all(dir).map_err(|error| explain(&error, "cannot make", dir))?;
+    // As the kernel names what lies in it.
+    let dir = &dir.canonicalize()?;
     let lives: Vec<Life> = read_lines(&dir.join(LIVES))?;
     let life = 1 + lives.iter().filter(|life| matches!(life, Life::Began { .. })).count() as u32;
     keep_what_was_said(&task.server, dir, life)?;
     let _ = fs::remove_file(dir.join("ready"));
     let launch = Launch::new(&task.server, &task.args);
-    let ceiling = ceiling_of(&launch, task.connections);
+    let ceiling = ceiling_of(&launch, task.connections, inherited);
     let server = Server::start(&launch, dir)?;
     let began = Life::Began {
         life,
@@ -49,9 +52,7 @@ pub fn run(task: &Watch) -> io::Result<bool> {
         ceiling,
     };
     append(&dir.join(LIVES), &began)?;
-    // It has a thread more once it was asked something.
-    let _ = server.admin.map(said);
-    let mut watch = Watching { task, life, origin_s: origin(dir)?, server, heard: Heard::default() };
+    let mut watch = Watching { task, dir, life, origin_s: origin(dir)?, server, heard: Heard::default() };
     let (status, was_asked) = watch.until_its_end(&signals)?;
     let (how, as_meant) = watch.how_it_ended(status, was_asked);
     append(&dir.join(LIVES), &Life::Ended { life, at: utc(SystemTime::now()), how, as_meant })?;
@@ -61,6 +62,7 @@ pub fn run(task: &Watch) -> io::Result<bool> {
 /// A server that runs.
 struct Watching<'a> {
     task: &'a Watch,
+    dir: &'a Path,
     life: u32,
     /// The system's uptime at the first look of the first life.
     origin_s: f64,
@@ -115,30 +117,33 @@ impl Watching<'_> {
                 Look::Missed { at_s, why: error.to_string() }
             }
         };
-        append(&self.task.dir.join(SAMPLES), &look)?;
+        append(&self.dir.join(SAMPLES), &look)?;
         Ok(None)
     }
 
     fn sample(&self, at_s: f64) -> io::Result<Sample> {
         let meters = Meters::of(self.server.pid)?;
-        let (cpu_ns, locked_bytes) = of_the_process(self.server.pid).map_err(io::Error::other)?;
-        let is_worker = |name: &str| name.starts_with("iou-");
-        let io_workers = meters.threads.values().filter(|(name, _)| is_worker(name)).count() as u64;
+        let logs = self.dir.join(LOGS);
+        let more = of_the_process(self.server.pid, &logs).map_err(io::Error::other)?;
+        let named = |prefix: &str| meters.threads.values().filter(|(name, _)| name.starts_with(prefix)).count() as u64;
+        let (io_workers, answerers) = (named("iou-"), named("admin-answer"));
         Ok(Sample {
             at_s,
             life: self.life,
             pid: self.server.pid,
             started_ticks: meters.started,
-            cpu_ns,
+            cpu_ns: more.cpu_ns,
             rss_bytes: meters.rss,
             pss_bytes: meters.pss,
-            locked_bytes,
-            fds: meters.fds,
-            threads: meters.threads.len() as u64 - io_workers,
+            locked_bytes: more.locked_bytes,
+            fds: more.fds,
+            segment_fds: more.segment_fds,
+            threads: meters.threads.len() as u64 - io_workers - answerers,
+            answerers,
             io_workers,
             voluntary_switches: meters.voluntary_switches,
             involuntary_switches: meters.involuntary_switches,
-            segment_bytes: allocated(&self.task.dir.join(LOGS)),
+            segment_bytes: allocated(&logs),
             said: self.server.admin.and_then(|admin| said(admin).ok()),
         })
     }
@@ -146,11 +151,11 @@ impl Watching<'_> {
     /// The figures that matter, as a line for whoever waits.
     fn heartbeat(&mut self) -> io::Result<()> {
         self.keep_stages();
-        let last: Option<Look> = read_lines(&self.task.dir.join(SAMPLES))?.pop();
+        let last: Option<Look> = read_lines(&self.dir.join(SAMPLES))?.pop();
         let Some(Look::Seen(sample)) = last else { return Ok(()) };
         let said = sample.said.clone().unwrap_or_default();
         let rate = said.stored.saturating_sub(self.heard.stored) as f64 / (sample.at_s - self.heard.at_s).max(0.001);
-        let name = self.task.dir.file_name().unwrap_or_default().to_string_lossy();
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
         let overflows = said.driver.get("cq_overflows").copied().unwrap_or(0);
         eprintln!(
             "  {name} {:6.0} s: {rate:.0} records/s, {} stored, {:.1} MiB, {} connections, {} descriptors, {} threads, \
@@ -171,12 +176,12 @@ impl Watching<'_> {
         let stages = self.server.admin.and_then(|admin| Status::fetch(admin).ok()).map(|status| status.stages);
         if let Some(text) = stages.and_then(|stages| serde_json::to_string(&stages).ok()) {
             // The looks tell already that it did not answer, or that nothing can be written.
-            let _ = fs::write(self.task.dir.join(STAGES), text);
+            let _ = fs::write(self.dir.join(STAGES), text);
         }
     }
 
     fn how_it_ended(&self, status: ExitStatus, was_asked: bool) -> (String, bool) {
-        let path = self.task.dir.join(EXPECTED);
+        let path = self.dir.join(EXPECTED);
         let expected = fs::read_to_string(&path).ok();
         let _ = fs::remove_file(&path);
         let how = status.to_string();
@@ -208,12 +213,31 @@ fn said(admin: SocketAddr) -> io::Result<Said> {
     Ok(said)
 }
 
-/// Processor time of all threads, those that have ended and those of the kernel too, and locked bytes.
-fn of_the_process(pid: u32) -> ProcResult<(u64, u64)> {
-    let process = Process::new(i32::try_from(pid).map_err(|_| procfs::ProcError::Other("no such number".into()))?)?;
+/// What [`Meters`] have not.
+struct More {
+    /// Of all threads, those that have ended and those of the kernel too.
+    cpu_ns: u64,
+    locked_bytes: u64,
+    fds: u64,
+    segment_fds: u64,
+}
+
+fn of_the_process(pid: u32, logs: &Path) -> ProcResult<More> {
+    let process = Process::new(i32::try_from(pid).map_err(|_| ProcError::Other("no such number".into()))?)?;
     let stat = process.stat()?;
     let tick_ns = 1_000_000_000 / procfs::ticks_per_second();
-    Ok(((stat.utime + stat.stime) * tick_ns, process.status()?.vmlck.unwrap_or(0) << 10))
+    let (mut fds, mut segment_fds) = (0, 0);
+    for fd in process.fd()?.flatten() {
+        match fd.target {
+            // Files right below are not segments.
+            FDTarget::Path(path) if path.parent().is_some_and(|dir| dir != logs && dir.starts_with(logs)) => {
+                segment_fds += 1
+            }
+            _ => fds += 1,
+        }
+    }
+    let locked_bytes = process.status()?.vmlck.unwrap_or(0) << 10;
+    Ok(More { cpu_ns: (stat.utime + stat.stime) * tick_ns, locked_bytes, fds, segment_fds })
 }
 
 /// Bytes on the disk, of all files below; those that are removed meanwhile do not count.
@@ -227,10 +251,17 @@ fn allocated(dir: &Path) -> u64 {
     entries.flatten().map(of).sum()
 }
 
-fn ceiling_of(launch: &Launch, connections: u64) -> Option<Ceiling> {
+/// Descriptors that whoever started us left open, and that the server will have from us; besides the standard three.
+fn inherited() -> io::Result<u64> {
+    let open = Process::myself().and_then(|myself| myself.fd_count()).map_err(io::Error::other)? as u64;
+    // Two of them are the directories that this reads.
+    Ok(open.saturating_sub(5))
+}
+
+fn ceiling_of(launch: &Launch, connections: u64, inherited: u64) -> Option<Ceiling> {
     let printed = Command::new(&launch.program).args(&launch.args).arg("--print-config").env_clear().output().ok()?;
     let config: Value = serde_json::from_slice(&printed.stdout).ok()?;
-    ceiling::of(&config, connections)
+    ceiling::of(&config, connections, inherited)
 }
 
 /// What an earlier life has said stays beside what this one says.

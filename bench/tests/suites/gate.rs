@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// Short loads on a stand-in that can be told to break its promises.
 fn gate(bench: &Bench, plant: &str, more: &[&str]) -> (i32, Value) {
-    let stand_in = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suites/stand_in.py");
+    let stand_in = concat!(env!("CARGO_MANIFEST_DIR"), "/../soak/stand_in.py");
     let plant = format!("--server-arg=--plant={plant}");
     let args = [
         "gate",
