@@ -1,0 +1,4 @@
+{
+  description = "Stands in for nixpkgs on a machine without a binary cache; see scripts/nix-host";
+  outputs = _: import ./.;
+}
