@@ -156,7 +156,7 @@ compared() {
 timing() {
   # A run has a warm-up, a window, and a second in which it begins and ends; of 6 pairs there are 24 runs.
   local window
-  window=$(awk -v s="$seconds" -v n="$1" 'BEGIN { w = s / n / 24 - 1.3; print w < 0.5 ? 0.5 : w > 10 ? 10 : w }')
+  window=$(awk -v s="$seconds" -v n="$1" 'BEGIN { w = s / n / 24 - 1.3; print (w < 0.5 ? 0.5 : w > 10 ? 10 : w) }')
   timed=(--pairs 6 --window "$window" --warm-up 0.3)
 }
 

@@ -250,3 +250,23 @@ pub struct Soak {
     /// What it comes to.
     pub verdict: Outcome,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_that_is_checked_in_is_that_of_the_types() {
+        let schema =
+            serde_json::to_string_pretty(&schemars::schema_for!(Soak)).expect("a schema is always JSON") + "\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schema/ringest.soak.v1.json");
+        if std::env::var_os("RINGEST_WRITE_SCHEMA").is_some() {
+            std::fs::write(path, &schema).unwrap();
+        }
+        let checked_in = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            checked_in == schema,
+            "the form has changed: RINGEST_WRITE_SCHEMA=1 cargo test -p ringest-bench writes {path}"
+        );
+    }
+}

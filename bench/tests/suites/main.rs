@@ -3,6 +3,7 @@
 mod compare;
 mod gate;
 mod page;
+mod soak;
 mod stress;
 mod support;
 mod tiers;
