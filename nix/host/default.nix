@@ -46,7 +46,6 @@ let
     # Found in the machine's PATH, so there is nothing to be made.
     lib.genAttrs [
       "bash"
-      "bashInteractive"
       "bpftrace"
       "cargo"
       "clippy"
@@ -72,6 +71,9 @@ let
       "util-linux"
     ] (name: makeHere { inherit name; } "mkdir -p $out/bin")
     // {
+      # What `nix develop` starts.
+      bashInteractive = makeHere { name = "bash-interactive"; } "mkdir -p $out/bin && ln -s /bin/bash $out/bin";
+
       stdenv.hostPlatform = { inherit system; };
 
       runCommand =
