@@ -142,6 +142,16 @@ status() {
   look "${admin[$1]}/status.json" "$2"
 }
 
+# metric SERVER NAME [LABEL]: what its metrics of that name, with that in their labels, come to together; nothing where there is none.
+metric() {
+  local at=${admin[$1]#http://} answer
+  exec {answer}<>"/dev/tcp/${at%:*}/${at##*:}"
+  printf 'GET /metrics HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n' "$at" >&"$answer"
+  awk -v name="$2" -v label="${3:-}" 'index($1, name) == 1 && $1 ~ "^[a-z_]*({|$)" && index($1, label) {
+    split($1, parts, "{"); if (parts[1] == name) { sum += $2; found = 1 } } END { if (found) printf "%d\n", sum }' <&"$answer"
+  exec {answer}<&-
+}
+
 # compared NAME [ARGUMENT...]: a comparison of two arms; the loads are its own.
 compared() {
   local name=$1 code=0
