@@ -11,7 +11,7 @@ use crate::ledger::{Entry, Mode};
 use crate::ranges::Ranges;
 use crate::schedule::{Course, Schedule, Timetable};
 use crate::tally::Tally;
-use crate::worker::{Clock, Orders, Outcome, SPIN_NS, Task, WAIT_MAX_NS, Word};
+use crate::worker::{Clock, Orders, Outcome, Owed, SPIN_NS, Task, WAIT_MAX_NS, Word};
 use ringest_sys::clock;
 use std::hint;
 use std::io::{self, ErrorKind};
@@ -177,21 +177,8 @@ impl Worker {
         (self.phase, self.measured_ns) = (Phase::Measured, from_ns);
         self.warm_up = self.tally.take_lines();
         self.cpu_before = clock::thread_cpu();
-        let mut lines = self.task.lines;
-        let mut end_ns = self.task.duration_ns.map_or(u64::MAX, |duration_ns| from_ns + duration_ns);
-        if let Some(course) = course {
-            let mut course = course.starting_at(from_ns);
-            if self.task.duration_ns.is_some() {
-                // Every line is owed whose time comes before the end, however late it is.
-                let owed = course.due_before(end_ns);
-                lines = Some(lines.map_or(owed, |lines| lines.min(owed)));
-                end_ns += self.task.drain_ns;
-            }
-            match &mut self.schedule {
-                Some(schedule) => schedule.turn(self.next_slot, course),
-                none => *none = Some(Schedule::new(course)),
-            }
-        }
+        let Owed { course, lines, end_ns } = self.task.owed_from(course, from_ns);
+        Schedule::go_on(&mut self.schedule, self.next_slot, course);
         self.end_slot = lines.map(|lines| self.next_slot + lines);
         end_ns
     }

@@ -157,6 +157,16 @@ impl Schedule {
         self.then = Some((line, course));
     }
 
+    /// Goes on with that course from line `line` on, or begins with it where there is no plan yet. Without a course nothing
+    /// changes.
+    pub(crate) fn go_on(plan: &mut Option<Schedule>, line: u64, course: Option<Course>) {
+        match (plan, course) {
+            (Some(schedule), Some(course)) => schedule.turn(line, course),
+            (none @ None, Some(course)) => *none = Some(Schedule::new(course)),
+            (_, None) => {}
+        }
+    }
+
     /// When line `k` (from 0) should be sent.
     #[inline]
     pub fn at(&mut self, k: u64) -> u64 {

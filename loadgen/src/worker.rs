@@ -70,6 +70,33 @@ pub struct Task {
     pub reconnect_for_ns: u64,
 }
 
+/// What a worker owes from the instant on that lines count from.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    /// When lines are due, begun at that instant; `None` in a closed loop.
+    pub(crate) course: Option<Course>,
+    /// How many lines; `None` for no limit.
+    pub(crate) lines: Option<u64>,
+    /// When no more are sent.
+    pub(crate) end_ns: u64,
+}
+
+impl Task {
+    /// What is owed from `from_ns` on. An open loop that is bounded in time owes every line whose time comes before the
+    /// end, however late it is.
+    pub(crate) fn owed_from(&self, course: Option<Course>, from_ns: u64) -> Owed {
+        let end_ns = self.duration_ns.map_or(u64::MAX, |duration_ns| from_ns + duration_ns);
+        let Some(course) = course else { return Owed { course: None, lines: self.lines, end_ns } };
+        let mut course = course.starting_at(from_ns);
+        if self.duration_ns.is_none() {
+            return Owed { course: Some(course), lines: self.lines, end_ns };
+        }
+        let due = course.due_before(end_ns);
+        let lines = self.lines.map_or(due, |lines| lines.min(due));
+        Owed { course: Some(course), lines: Some(lines), end_ns: end_ns + self.drain_ns }
+    }
+}
+
 /// What a worker says while it works.
 #[derive(Debug)]
 pub enum Word {
@@ -358,22 +385,8 @@ impl Worker {
         self.cpu_before = clock::thread_cpu();
         self.stall = None;
         self.shed = Shed::from(self.next_slot);
-
-        let mut lines = self.task.lines;
-        let mut end_ns = self.task.duration_ns.map_or(u64::MAX, |duration_ns| from_ns + duration_ns);
-        if let Some(course) = course {
-            let mut course = course.starting_at(from_ns);
-            if self.task.duration_ns.is_some() {
-                // An open loop owes every line whose time comes before the end, however late it is.
-                let owed = course.due_before(end_ns);
-                lines = Some(lines.map_or(owed, |lines| lines.min(owed)));
-                end_ns += self.task.drain_ns;
-            }
-            match &mut self.kit.schedule {
-                Some(schedule) => schedule.turn(self.next_slot, course),
-                none => *none = Some(Schedule::new(course)),
-            }
-        }
+        let Owed { course, lines, end_ns } = self.task.owed_from(course, from_ns);
+        Schedule::go_on(&mut self.kit.schedule, self.next_slot, course);
         self.end_slot = lines.map(|lines| self.next_slot + lines);
         end_ns
     }
