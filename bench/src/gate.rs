@@ -12,7 +12,7 @@ use crate::load::Load;
 use crate::outcome::Outcome;
 use crate::report::{Gate, Report, Test, Verification};
 use crate::spread::Spread;
-use crate::suite::{Plan, Promise, Suite};
+use crate::suite::{Plan, Promise, Suite, Targets, conclude};
 use baseline::{Baseline, Figure};
 use ringest_sys::signal::Signal;
 use std::collections::BTreeMap;
@@ -144,28 +144,16 @@ fn both(first: Vec<Gate>, second: Vec<Gate>) -> Vec<Gate> {
 }
 
 fn verify(task: &Task, tests: &[Test], gates: Vec<Gate>, signal: Option<Signal>, remarks: Vec<String>) -> Verification {
-    let best = tests.iter().map(|test| test.results.actual_rps).fold(0.0, f64::max);
-    let errors = tests.iter().map(|test| test.results.error_rate).fold(0.0, f64::max);
-    let own = if gates.iter().all(|gate| gate.pass) { Outcome::Pass } else { Outcome::Fail };
-    let mut verdict = tests.iter().fold(own, |sum, test| sum.and(test.verdict));
-    if signal.is_some() {
-        verdict = verdict.and(Outcome::Interrupted);
-    }
     let failed = tests.iter().filter(|test| test.verdict != Outcome::Pass);
     let told = failed.map(|test| format!("{}: {} ({})", test.name, test.verdict, test.validity.verdict));
-    let forgiven = task.results.report_only && matches!(verdict, Outcome::Fail | Outcome::Invalid);
-    Verification {
-        target_rps: task.rate,
-        achieved: best >= task.rate as f64,
-        best_rps: best.round() as u64,
-        target_error_rate: ERROR_RATE_MAX,
-        achieved_error_rate: errors,
-        pass: verdict == Outcome::Pass,
+    let targets = Targets {
+        records_per_s: task.rate,
+        error_rate: ERROR_RATE_MAX,
+        achieved_error_rate: tests.iter().map(|test| test.results.error_rate).fold(0.0, f64::max),
         gates,
-        verdict,
-        exit_code: if forgiven { 0 } else { verdict.code(signal) },
-        remarks: remarks.into_iter().chain(told).collect(),
-    }
+        report_only: task.results.report_only,
+    };
+    conclude(tests, targets, signal, remarks.into_iter().chain(told).collect())
 }
 
 impl Task {

@@ -7,9 +7,8 @@ mod locust;
 
 use crate::cli::Stress;
 use crate::load::Load;
-use crate::outcome::Outcome;
-use crate::report::{Gate, Report, Verification};
-use crate::suite::{Plan, Promise, Suite};
+use crate::report::{Gate, Report};
+use crate::suite::{Plan, Promise, Suite, Targets, conclude};
 use std::io;
 use std::time::{Duration, SystemTime};
 
@@ -31,22 +30,16 @@ pub fn run(task: &Stress) -> io::Result<Report> {
         Gate::at_least("records/s", results.actual_rps, TARGET_RPS as f64),
         Gate::at_most("share of lines that failed", results.error_rate, ERROR_RATE_MAX),
     ];
-    let own = if gates.iter().all(|gate| gate.pass) { Outcome::Pass } else { Outcome::Fail };
-    let verdict = own.and(test.verdict);
-    let forgiven = task.results.report_only && matches!(verdict, Outcome::Fail | Outcome::Invalid);
-    let verification = Verification {
-        target_rps: TARGET_RPS,
-        achieved: results.actual_rps >= TARGET_RPS as f64,
-        best_rps: results.actual_rps.round() as u64,
-        target_error_rate: ERROR_RATE_MAX,
+    let targets = Targets {
+        records_per_s: TARGET_RPS,
+        error_rate: ERROR_RATE_MAX,
         achieved_error_rate: results.error_rate,
-        pass: verdict == Outcome::Pass,
         gates,
-        verdict,
-        exit_code: if forgiven { 0 } else { verdict.code(signal) },
-        remarks: Vec::new(),
+        report_only: task.results.report_only,
     };
-    Ok(suite.report(vec![test], verification))
+    let tests = vec![test];
+    let verification = conclude(&tests, targets, signal, Vec::new());
+    Ok(suite.report(tests, verification))
 }
 
 fn plan(task: &Stress) -> Plan {

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-pub use gates::Promise;
+pub use gates::{Promise, Targets, conclude};
 
 /// Where and with what a suite measures.
 #[derive(Debug)]

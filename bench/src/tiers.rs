@@ -7,7 +7,7 @@ use crate::cli::Tiers;
 use crate::load::Load;
 use crate::outcome::Outcome;
 use crate::report::{Gate, Knee, Report, Test, Verification};
-use crate::suite::{Plan, Promise, Suite};
+use crate::suite::{Plan, Promise, Suite, Targets, conclude};
 use ringest_sys::signal::Signal;
 use std::io;
 use std::time::Duration;
@@ -166,24 +166,14 @@ fn verify(task: &Tiers, tests: &[Test], signal: Option<Signal>) -> Verification 
             task.target_rate as f64 * RATE_KEPT_MIN,
         ));
     }
-    let own = if gates.iter().all(|gate| gate.pass) { Outcome::Pass } else { Outcome::Fail };
-    let mut verdict = tests.iter().fold(own, |sum, test| sum.and(test.verdict));
-    if signal.is_some() {
-        verdict = verdict.and(Outcome::Interrupted);
-    }
-    let forgiven = task.results.report_only && matches!(verdict, Outcome::Fail | Outcome::Invalid);
-    Verification {
-        target_rps: TARGET_RPS,
-        achieved: best >= TARGET_RPS as f64,
-        best_rps: best.round() as u64,
-        target_error_rate: TARGET_ERROR_RATE,
+    let targets = Targets {
+        records_per_s: TARGET_RPS,
+        error_rate: TARGET_ERROR_RATE,
         achieved_error_rate: errors,
-        pass: verdict == Outcome::Pass,
         gates,
-        verdict,
-        exit_code: if forgiven { 0 } else { verdict.code(signal) },
-        remarks: remarks(tests),
-    }
+        report_only: task.results.report_only,
+    };
+    conclude(tests, targets, signal, remarks(tests))
 }
 
 fn remarks(tests: &[Test]) -> Vec<String> {

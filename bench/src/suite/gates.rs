@@ -2,7 +2,7 @@
 
 use super::Plan;
 use crate::outcome::Outcome;
-use crate::report::{Gate, Test};
+use crate::report::{Gate, Test, Verification};
 use ringest_sys::signal::Signal;
 
 /// What a measurement has to meet, beside what all have to.
@@ -28,6 +28,45 @@ pub(super) struct Standing {
     pub(super) cores: u64,
     /// What is void is judged like anything else.
     pub(super) ignores_validity: bool,
+}
+
+/// What a suite as a whole is held against.
+#[derive(Clone, Debug)]
+pub struct Targets {
+    /// Records per second, which some test has to reach.
+    pub records_per_s: u64,
+    /// Share of lines that may fail.
+    pub error_rate: f64,
+    /// The greatest share that failed, of the tests that count for it.
+    pub achieved_error_rate: f64,
+    /// The conditions on the whole.
+    pub gates: Vec<Gate>,
+    /// A gate that does not hold, or a void measurement, is no reason to end with a code.
+    pub report_only: bool,
+}
+
+/// What a suite comes to: the gravest of what its tests and its gates come to.
+pub fn conclude(tests: &[Test], targets: Targets, signal: Option<Signal>, remarks: Vec<String>) -> Verification {
+    let Targets { records_per_s, error_rate, achieved_error_rate, gates, report_only } = targets;
+    let best = tests.iter().map(|test| test.results.actual_rps).fold(0.0, f64::max);
+    let own = if gates.iter().all(|gate| gate.pass) { Outcome::Pass } else { Outcome::Fail };
+    let mut verdict = tests.iter().fold(own, |sum, test| sum.and(test.verdict));
+    if signal.is_some() {
+        verdict = verdict.and(Outcome::Interrupted);
+    }
+    let is_forgiven = report_only && matches!(verdict, Outcome::Fail | Outcome::Invalid);
+    Verification {
+        target_rps: records_per_s,
+        achieved: best >= records_per_s as f64,
+        best_rps: best.round() as u64,
+        target_error_rate: error_rate,
+        achieved_error_rate,
+        pass: verdict == Outcome::Pass,
+        gates,
+        verdict,
+        exit_code: if is_forgiven { 0 } else { verdict.code(signal) },
+        remarks,
+    }
 }
 
 /// Adds the gates, and the verdict.
@@ -266,5 +305,41 @@ mod tests {
         let interrupted = Standing { signal: Some(Signal::Interrupt), ..QUIET };
         assert_eq!(verdict(|_| {}, interrupted), Outcome::Interrupted);
         assert_eq!(verdict(noise, Standing { ignores_validity: true, ..QUIET }), Outcome::Pass);
+    }
+
+    #[test]
+    fn a_suite_is_as_grave_as_the_gravest_of_it_and_only_some_of_that_is_forgiven() {
+        let concluded = |verdicts: &[Outcome], bound: f64, report_only: bool, signal| {
+            let tests: Vec<Test> = verdicts.iter().map(|verdict| Test { verdict: *verdict, ..test() }).collect();
+            let targets = Targets {
+                records_per_s: 9_000,
+                error_rate: 0.01,
+                achieved_error_rate: 0.02,
+                gates: vec![Gate::at_most("share of lines that failed", 0.02, bound)],
+                report_only,
+            };
+            let found = conclude(&tests, targets, signal, Vec::new());
+            assert_eq!((found.achieved, found.best_rps), (!tests.is_empty(), if tests.is_empty() { 0 } else { 9_000 }));
+            assert_eq!(found.pass, found.verdict == Outcome::Pass);
+            (found.verdict, found.exit_code)
+        };
+        use Outcome::{Fail, Interrupted, Invalid, Loss, Pass};
+        let stopped = Some(Signal::Terminate);
+        assert_eq!(concluded(&[Pass, Pass], 0.02, false, None), (Pass, 0));
+        assert_eq!(concluded(&[Pass, Pass], 0.01, false, None), (Fail, 3), "the gate on the whole");
+        assert_eq!(concluded(&[Pass, Invalid], 0.02, false, None), (Invalid, 4));
+        assert_eq!(concluded(&[], 0.02, false, stopped), (Interrupted, 143), "before the first test was over");
+        for (verdicts, signal, told) in [
+            (&[Fail, Invalid][..], None, (Fail, 0)),
+            (&[Loss, Pass], None, (Loss, 5)),
+            (&[Pass], stopped, (Interrupted, 143)),
+            (&[Loss], stopped, (Loss, 5)),
+        ] {
+            assert_eq!(
+                concluded(verdicts, 0.02, true, signal),
+                told,
+                "forgiven is what does not hold and what is void"
+            );
+        }
     }
 }
