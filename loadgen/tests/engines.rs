@@ -29,11 +29,8 @@ fn without_io_uring_a_run_says_so_and_goes_on_unless_it_was_told_not_to() {
     let Some(filter) = without_io_uring() else { return };
     let server = Server::start(Script::default());
     let run = |io: &str| {
-        let mut command = Command::new(&filter[0]);
-        command
-            .args(&filter[1..])
-            .arg(env!("CARGO_BIN_EXE_ringest-loadgen"))
-            .args(["-n", "100", "-c", "2", "--json", "-"]);
+        let mut command = Command::new(filter);
+        command.arg(env!("CARGO_BIN_EXE_ringest-loadgen")).args(["-n", "100", "-c", "2", "--json", "-"]);
         command.args(["--host", "127.0.0.1", "--port", &server.addr.port().to_string(), "--io", io]);
         command.output().unwrap()
     };
@@ -68,31 +65,12 @@ fn headroom_is_measured_against_a_sink_and_is_large_beside_a_slow_server() {
     }
 }
 
-/// The beginning of a command that runs another one with a filter under which `io_uring_setup` fails with EPERM, as in a
-/// container. `None`, and said why, where that cannot be done. Perl calls the kernel by number, and leaves no unsafe code
-/// here.
-fn without_io_uring() -> Option<[String; 3]> {
-    let prctl = match std::env::consts::ARCH {
-        "x86_64" => 157,
-        "aarch64" => 167,
-        other => {
-            println!("skipped: the number of prctl on {other} is not known here");
-            return None;
-        }
-    };
-    // BPF: load the call's number; if it is 425, io_uring_setup on every architecture, fail with EPERM; else allow.
-    let filter = r#"
-        my $code = pack("SCCL" x 4, 0x20, 0, 0, 0, 0x15, 0, 1, 425, 0x06, 0, 0, 0x00050001, 0x06, 0, 0, 0x7fff0000);
-        my $program = pack("S x![P] P", 4, $code);
-        syscall(PRCTL, 38, 1, 0, 0, 0) == 0 or die "no_new_privs: $!";
-        syscall(PRCTL, 22, 2, $program) == 0 or die "seccomp: $!";
-        exec @ARGV or die "exec: $!";
-    "#
-    .replace("PRCTL", &prctl.to_string());
-    let command = ["perl".to_owned(), "-e".to_owned(), filter];
-    let can = Command::new(&command[0]).args(&command[1..]).arg("true").output().is_ok_and(|it| it.status.success());
-    if !can {
-        println!("skipped: perl cannot install a seccomp filter here");
+/// A program that runs another one without io_uring, as in a container; `None`, and said why, where that cannot be done.
+fn without_io_uring() -> Option<&'static str> {
+    const FILTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/without-io-uring");
+    let tried = Command::new(FILTER).arg("true").output().expect("the script is there");
+    if !tried.status.success() {
+        println!("skipped: {}", stderr(&tried));
     }
-    can.then_some(command)
+    tried.status.success().then_some(FILTER)
 }

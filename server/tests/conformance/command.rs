@@ -169,34 +169,14 @@ on_each_backend!(a_shard_runs_on_the_core_it_was_given, |setup: Setup| {
     assert!(shards > 0, "a shard has a thread");
 });
 
-/// A command that starts another one with a filter under which `io_uring_setup` fails with EPERM, as in a container.
-/// `None`, and said why, where that cannot be done.
-///
-/// Perl is on every Debian, calls the kernel by number, and leaves no unsafe code here.
-fn without_io_uring() -> Option<[String; 3]> {
-    let prctl = match std::env::consts::ARCH {
-        "x86_64" => 157,
-        "aarch64" => 167,
-        other => {
-            println!("skipped: the number of prctl on {other} is not known here");
-            return None;
-        }
-    };
-    // BPF: load the call's number; if it is 425, io_uring_setup on every architecture, fail with EPERM; else allow.
-    let filter = r#"
-        my $code = pack("SCCL" x 4, 0x20, 0, 0, 0, 0x15, 0, 1, 425, 0x06, 0, 0, 0x00050001, 0x06, 0, 0, 0x7fff0000);
-        my $program = pack("S x![P] P", 4, $code);
-        syscall(PRCTL, 38, 1, 0, 0, 0) == 0 or die "no_new_privs: $!";
-        syscall(PRCTL, 22, 2, $program) == 0 or die "seccomp: $!";
-        exec @ARGV or die "exec: $!";
-    "#
-    .replace("PRCTL", &prctl.to_string());
-    let command = ["perl".to_owned(), "-e".to_owned(), filter];
-    let can = can_run(&command);
-    if !can {
-        println!("skipped: perl cannot install a seccomp filter here");
+/// A command that starts another one without io_uring, as in a container; `None`, and said why, where that cannot be done.
+fn without_io_uring() -> Option<[&'static str; 1]> {
+    const FILTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/without-io-uring");
+    let tried = Command::new(FILTER).arg("true").output().expect("the script is there");
+    if !tried.status.success() {
+        println!("skipped: {}", texts(&tried));
     }
-    can.then_some(command)
+    tried.status.success().then_some([FILTER])
 }
 
 fn whoami() -> u32 {
