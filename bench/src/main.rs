@@ -13,7 +13,7 @@ use std::alloc::System;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -37,7 +37,6 @@ fn run(command: Command) -> io::Result<ExitCode> {
         }
         Command::Stress(task) => {
             let results = task.results.clone();
-            check_csv(task.csv.as_deref())?;
             suite(&results, || stress::run(&task))
         }
         Command::Gate(task) => {
@@ -180,16 +179,6 @@ fn check_place(path: Option<&Path>) -> io::Result<()> {
             .map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))),
         Some(_) | None => Ok(()),
     }
-}
-
-/// The first of the files that begin so.
-fn check_csv(prefix: Option<&Path>) -> io::Result<()> {
-    let first = prefix.map(|prefix| {
-        let mut path = prefix.as_os_str().to_owned();
-        path.push("_stats.csv");
-        PathBuf::from(path)
-    });
-    check_place(first.as_deref())
 }
 
 const COULD_NOT_RUN: u8 = 1;

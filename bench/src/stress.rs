@@ -3,12 +3,12 @@
 //! Every second some more come, in a generator of their own, until all are there; then they are held. What the generators
 //! measured is added up by the clock of the whole: counts and histograms, never percentiles.
 
-mod locust;
-
 use crate::cli::Stress;
 use crate::load::Load;
-use crate::report::{Gate, Report};
+use crate::report::{Gate, Report, Test};
 use crate::suite::{Plan, Promise, Suite, Targets, conclude};
+use ringest_loadgen::latency::Spread;
+use ringest_loadgen::records::locust::{Counts, Files, Moment, Whole};
 use std::io;
 use std::time::{Duration, SystemTime};
 
@@ -17,13 +17,14 @@ use std::time::{Duration, SystemTime};
 /// # Errors
 /// Something that is needed is not to be had.
 pub fn run(task: &Stress) -> io::Result<Report> {
+    let csv = task.csv.as_deref().map(Files::open).transpose().map_err(io::Error::other)?;
     let mut suite = Suite::new("stress", &task.place, &task.elsewhere)?;
-    let began_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let began = SystemTime::now();
     let plan = plan(task);
     let (test, signal) = suite.measure(&plan)?;
     eprintln!("{}", crate::tiers::line(&test));
-    if let Some(prefix) = &task.csv {
-        locust::write(prefix, &test, began_s, |at| users_at(&plan.groups, at))?;
+    if let Some(files) = csv {
+        put_csv(files, &test, began, &plan.groups).map_err(io::Error::other)?;
     }
     let results = &test.results;
     let gates = vec![
@@ -63,6 +64,36 @@ fn groups(users: u64, per_second: u64) -> Vec<(Duration, u64)> {
 /// How many are there.
 fn users_at(groups: &[(Duration, u64)], at_s: f64) -> u64 {
     groups.iter().filter(|(from, _)| from.as_secs_f64() < at_s).map(|(_, users)| users).sum()
+}
+
+/// Locust's files of a crowd that grows. Percentiles of a second are those of its histogram, whose buckets are an eighth of
+/// an octave wide; those of the whole are exact to three digits.
+fn put_csv(mut files: Files, test: &Test, began: SystemTime, groups: &[(Duration, u64)]) -> Result<(), String> {
+    let mut told = Ok(());
+    for second in &test.results.series {
+        let end_s = second.start_s + second.length_s;
+        told = told.and(files.see(&Moment {
+            end: began + Duration::from_secs_f64(end_s),
+            length_s: second.length_s,
+            users: users_at(groups, end_s),
+            counts: Counts { finished: second.acked + second.failed, failed: second.failed, bytes: second.bytes },
+            response: &Spread::of(&second.response_counts),
+            is_counted: true,
+        }));
+    }
+    let results = &test.results;
+    told.and(files.finish(&[Whole {
+        carrier: "TCP",
+        name: test.config.mode.clone(),
+        counts: Counts {
+            finished: results.total_success + results.total_errors,
+            failed: results.total_errors,
+            bytes: results.total_bytes,
+        },
+        response: Spread::of(&results.response_ns_counts),
+        span_s: results.duration_secs,
+        failures: results.failures.clone(),
+    }]))
 }
 
 const TARGET_RPS: u64 = 1_000;

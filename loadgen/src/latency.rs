@@ -65,6 +65,13 @@ impl Spread {
         Spread { histogram, beyond: 0 }
     }
 
+    /// Durations in nanoseconds, each with how often it came: what [`counts`](Spread::counts) gives.
+    pub fn of(counts: &[(u64, u64)]) -> Spread {
+        let mut spread = Spread::new();
+        counts.iter().for_each(|(ns, count)| spread.record(*ns, *count));
+        spread
+    }
+
     /// Counts `count` durations of `ns`.
     #[inline]
     pub fn record(&mut self, ns: u64, count: u64) {
@@ -264,6 +271,7 @@ pub(crate) mod tests {
         let read = Spread::decode(&spread.encode(), spread.beyond()).unwrap();
         assert_eq!(read.counts(), spread.counts());
         assert_eq!(read.figures(), spread.figures());
+        assert_eq!(Spread::of(&spread.counts()).counts(), spread.counts());
         assert_eq!(Spread::decode(&Spread::new().encode(), 0).unwrap().figures(), Spread::new().figures());
         assert!(Spread::decode("HISTnot base64", 0).is_err() && Spread::decode("AAAA", 0).is_err());
     }

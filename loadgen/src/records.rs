@@ -7,18 +7,19 @@ mod exposition;
 mod hgrm;
 mod hlog;
 mod junit;
-mod locust;
+pub mod locust;
 
 use crate::config::Config;
 use crate::hiccup::Hiccups;
 use crate::interval::Phase;
 use crate::law::Law;
 use crate::output::Output;
-use crate::report::Report;
+use crate::report::{Report, Test};
 use crate::timeline::Second;
-use locust::History;
+use locust::{Counts, Files, Moment, Whole};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where the files of a run go; `-` is standard output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl Places {
         ];
         let mut all: Vec<_> = named.into_iter().filter_map(|(flag, path)| Some((flag, path.clone()?))).collect();
         if let Some(prefix) = csv {
-            all.extend([STATS, HISTORY, FAILURES].map(|end| ("--csv", csv_path(prefix, end))));
+            all.extend(Files::paths(prefix).map(|path| ("--csv", path)));
         }
         all
     }
@@ -69,9 +70,7 @@ pub struct Records {
     series: Option<Output>,
     hlog: Option<(Output, Hiccups)>,
     hdr: Option<Output>,
-    stats: Option<Output>,
-    history: Option<(Output, History)>,
-    failures: Option<Output>,
+    csv: Option<Files>,
     prometheus: Option<Output>,
     junit: Option<Output>,
     has_begun: bool,
@@ -86,7 +85,6 @@ impl Records {
     pub fn open(config: &Config) -> Result<Records, String> {
         let places = &config.places;
         let open = |path: &Option<PathBuf>| path.as_deref().map(Output::open).transpose();
-        let csv = |end| places.csv.as_deref().map(|prefix| Output::open(&csv_path(prefix, end))).transpose();
         Ok(Records {
             run_id: format!("{:08x}", config.run),
             target: Target::of(config),
@@ -95,9 +93,7 @@ impl Records {
             series: open(&places.series)?,
             hlog: open(&places.hlog)?.map(with_hiccups).transpose()?,
             hdr: open(&places.hdr)?,
-            stats: csv(STATS)?,
-            history: csv(HISTORY)?.map(|output| (output, History::default())),
-            failures: csv(FAILURES)?,
+            csv: places.csv.as_deref().map(Files::open).transpose()?,
             prometheus: open(&places.prometheus)?,
             junit: open(&places.junit)?,
             has_begun: false,
@@ -119,10 +115,8 @@ impl Records {
             let head = if begins { hlog::head(second.began) } else { String::new() };
             told = told.and(output.append((head + &hlog::lines(second, &hiccups.take())).as_bytes()));
         }
-        if let Some((output, history)) = &mut self.history {
-            let mut rows = if begins { History::head() } else { Vec::new() };
-            rows.extend(history.row(self.connections, second));
-            told = told.and(output.append(&rows));
+        if let Some(csv) = &mut self.csv {
+            told = told.and(csv.see(&moment(second, self.connections)));
         }
         if let Err(why) = told {
             self.trouble.get_or_insert(why);
@@ -142,13 +136,15 @@ impl Records {
             }
         };
         put(self.json, &|| Ok(json_bytes(report)));
-        put(self.stats, &|| locust::stats(&report.tests));
-        put(self.failures, &|| Ok(locust::failures(&report.tests)));
         put(self.junit, &|| Ok(junit::text(report)));
         // Of several tests the last one is what the others led to.
         if let Some(test) = report.tests.last() {
             put(self.hdr, &|| Ok(hgrm::text(&test.results.latency()?.response).into_bytes()));
             put(self.prometheus, &|| Ok(exposition::text(report, test, &test.results.latency()?).into_bytes()));
+        }
+        if let Some(csv) = self.csv {
+            let tests: Result<Vec<Whole>, String> = report.tests.iter().map(whole).collect();
+            told = told.and(tests.and_then(|tests| csv.finish(&tests)));
         }
         told
     }
@@ -200,15 +196,38 @@ fn with_hiccups(output: Output) -> Result<(Output, Hiccups), String> {
     }
 }
 
-fn csv_path(prefix: &Path, end: &str) -> PathBuf {
-    let mut name = prefix.as_os_str().to_owned();
-    name.push(end);
-    name.into()
+/// A second, as Locust's history has it.
+fn moment(second: &Second, users: u64) -> Moment<'_> {
+    let Second { began, end_ns, tally, latency, phase, .. } = second;
+    Moment {
+        end: *began + Duration::from_nanos(*end_ns),
+        length_s: second.length_s(),
+        users,
+        counts: Counts { finished: tally.finished(), failed: tally.failed(), bytes: tally.bytes },
+        response: &latency.response,
+        is_counted: match phase {
+            Phase::WarmUp => false,
+            Phase::Measured | Phase::Drain => true,
+        },
+    }
 }
 
-const STATS: &str = "_stats.csv";
-const HISTORY: &str = "_stats_history.csv";
-const FAILURES: &str = "_failures.csv";
+/// A test, as Locust's statistics have it.
+fn whole(test: &Test) -> Result<Whole, String> {
+    let Test { config, results, .. } = test;
+    Ok(Whole {
+        carrier: match config.mode.as_str() {
+            "datagram" => "UDP",
+            _ if config.encrypted => "TLS",
+            _ => "TCP",
+        },
+        name: config.mode.clone(),
+        counts: Counts { finished: results.finished(), failed: results.failed, bytes: results.bytes },
+        response: results.latency()?.response,
+        span_s: results.span_s,
+        failures: results.failures.clone(),
+    })
+}
 
 #[cfg(test)]
 mod tests {

@@ -134,9 +134,7 @@ fn add(sum: &mut Second, row: &Second) {
 
 /// As exact as the buckets are: an eighth of an octave.
 fn of_counts(counts: &[(u64, u64)]) -> Latencies {
-    let mut spread = Spread::new();
-    counts.iter().for_each(|(from, count)| spread.record(*from, *count));
-    Latencies::from(&spread.figures())
+    Latencies::from(&Spread::of(counts).figures())
 }
 
 fn resources(seen: &Seen, records: u64) -> Resources {

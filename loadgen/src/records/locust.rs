@@ -5,136 +5,190 @@
 //! nothing was answered, percentiles are `N/A`. A request is a line of which the end is known, a user is a connection, and
 //! the size is that of what was sent.
 
-use crate::interval::Phase;
 use crate::latency::Spread;
-use crate::report::{Test, TestConfig};
-use crate::timeline::Second;
-use std::time::{Duration, SystemTime};
+use crate::output::Output;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-/// What the request columns say about every line of a test.
-#[derive(Clone, Debug)]
-struct Kind {
-    /// What carries the lines: TCP, TLS or UDP.
-    carrier: &'static str,
-    /// How connections speak.
-    name: String,
+/// The three files of a run: opened before it, the history fed while it runs, the others written at its end.
+#[derive(Debug)]
+pub struct Files {
+    stats: Output,
+    history: Output,
+    failures: Output,
+    totals: Option<Totals>,
 }
 
-impl Kind {
-    /// Of a run.
-    fn of(config: &TestConfig) -> Kind {
-        let carrier = match config.mode.as_str() {
-            "datagram" => "UDP",
-            _ if config.encrypted => "TLS",
-            _ => "TCP",
-        };
-        Kind { carrier, name: config.mode.clone() }
-    }
-}
-
-/// What a row counts.
+/// What became of lines.
 #[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    finished: u64,
-    failed: u64,
-    bytes: u64,
+pub struct Counts {
+    /// Lines of which the end is known.
+    pub finished: u64,
+    /// Of these, lines that failed.
+    pub failed: u64,
+    /// Bytes that were sent.
+    pub bytes: u64,
 }
 
-impl Counts {
-    fn size(&self) -> String {
-        format!("{:.1}", if self.finished == 0 { 0.0 } else { self.bytes as f64 / self.finished as f64 })
-    }
+/// Some time of a run: a row of the history.
+#[derive(Debug)]
+pub struct Moment<'a> {
+    /// When it was over.
+    pub end: SystemTime,
+    /// How long it was, in seconds.
+    pub length_s: f64,
+    /// Connections.
+    pub users: u64,
+    /// Lines of this time alone.
+    pub counts: Counts,
+    /// Response times of this time alone.
+    pub response: &'a Spread,
+    /// Whether the totals count it, too: a warm-up is shown and not counted, as in the other files.
+    pub is_counted: bool,
 }
 
-/// What was measured up to some second.
+/// A test that is over: a row of the statistics, and of the failures as many as there were reasons.
+#[derive(Debug)]
+pub struct Whole {
+    /// What carried the lines: TCP, TLS or UDP.
+    pub carrier: &'static str,
+    /// How connections spoke.
+    pub name: String,
+    /// What became of the lines.
+    pub counts: Counts,
+    /// Response times.
+    pub response: Spread,
+    /// From the first line's turn to the last answer, in seconds.
+    pub span_s: f64,
+    /// Failed lines by the reason.
+    pub failures: BTreeMap<String, u64>,
+}
+
+/// What was measured up to some moment.
 #[derive(Debug, Default)]
-pub(super) struct History {
+struct Totals {
     counts: Counts,
     response: Spread,
 }
 
-impl History {
-    /// What stands above the first second.
-    pub(super) fn head() -> Vec<u8> {
-        let columns = ["Timestamp", "User Count"].into_iter().chain(KIND).chain(RATES).chain(names()).chain(TOTALS);
-        rows([columns.map(str::to_owned).collect()])
+impl Files {
+    /// Opens all of them.
+    ///
+    /// # Errors
+    /// A sentence that names the one that cannot be written.
+    pub fn open(prefix: &Path) -> Result<Files, String> {
+        let [stats, history, failures] = Files::paths(prefix).map(|path| Output::open(&path));
+        Ok(Files { stats: stats?, history: history?, failures: failures?, totals: None })
     }
 
-    /// The row of a second that is over.
-    pub(super) fn row(&mut self, users: u64, second: &Second) -> Vec<u8> {
-        let Second { began, end_ns, tally, latency, .. } = second;
-        let totals = &mut self.counts;
-        match second.phase {
-            // Shown, and not counted, as in the other files.
-            Phase::WarmUp => {}
-            Phase::Measured | Phase::Drain => {
-                totals.finished += tally.finished();
-                totals.failed += tally.failed();
-                totals.bytes += tally.bytes;
-                self.response.add(&latency.response);
-            }
-        }
-        let now = *began + Duration::from_nanos(*end_ns);
-        let epoch_s = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let mut row = vec![epoch_s.to_string(), users.to_string(), String::new(), ALL.into()];
-        row.extend([second.per_s(tally.finished()), second.per_s(tally.failed())].map(|rate| format!("{rate:.3}")));
-        row.extend(percentiles(&latency.response));
-        row.extend([totals.finished, totals.failed].map(|count| count.to_string()));
-        row.extend(times(&self.response));
-        row.push(totals.size());
-        rows([row])
+    /// Where they are, for names that begin so.
+    pub fn paths(prefix: &Path) -> [PathBuf; 3] {
+        ["_stats.csv", "_stats_history.csv", "_failures.csv"].map(|end| {
+            let mut name = prefix.as_os_str().to_owned();
+            name.push(end);
+            name.into()
+        })
+    }
+
+    /// Writes the row of a moment that is over.
+    ///
+    /// # Errors
+    /// A sentence, where it cannot be written.
+    pub fn see(&mut self, moment: &Moment<'_>) -> Result<(), String> {
+        let mut table = if self.totals.is_none() { vec![history_head()] } else { Vec::new() };
+        table.push(history_row(self.totals.get_or_insert_default(), moment));
+        self.history.append(&text(table))
+    }
+
+    /// Writes the other two. One file's failure does not keep the other from being written.
+    ///
+    /// # Errors
+    /// A sentence about the first that could not be written.
+    pub fn finish(mut self, tests: &[Whole]) -> Result<(), String> {
+        self.stats.append(&stats(tests)).and(self.failures.append(&failures(tests)))
     }
 }
 
-/// `PREFIX_stats.csv`: a row for each test and one for all of them.
-///
-/// # Errors
-/// A sentence, where a report does not hold what it was made of.
-pub(super) fn stats(tests: &[Test]) -> Result<Vec<u8>, String> {
+impl Counts {
+    fn add(&mut self, other: &Counts) {
+        self.finished += other.finished;
+        self.failed += other.failed;
+        self.bytes += other.bytes;
+    }
+
+    fn size(&self) -> String {
+        format!("{:.1}", if self.finished == 0 { 0.0 } else { self.bytes as f64 / self.finished as f64 })
+    }
+
+    /// Both counts of lines per second.
+    fn rates(&self, span_s: f64) -> [String; 2] {
+        let per_s = |count: u64| if span_s > 0.0 { count as f64 / span_s } else { 0.0 };
+        [self.finished, self.failed].map(|count| format!("{:.3}", per_s(count)))
+    }
+}
+
+type Row = Vec<String>;
+
+fn history_head() -> Row {
+    let columns = ["Timestamp", "User Count"].into_iter().chain(KIND).chain(RATES).chain(names()).chain(TOTALS);
+    columns.map(str::to_owned).collect()
+}
+
+fn history_row(totals: &mut Totals, moment: &Moment<'_>) -> Row {
+    if moment.is_counted {
+        totals.counts.add(&moment.counts);
+        totals.response.add(moment.response);
+    }
+    let epoch_s = moment.end.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut row = vec![epoch_s.to_string(), moment.users.to_string(), String::new(), ALL.into()];
+    row.extend(moment.counts.rates(moment.length_s));
+    row.extend(percentiles(moment.response));
+    row.extend([totals.counts.finished, totals.counts.failed].map(|count| count.to_string()));
+    row.extend(times(&totals.response));
+    row.push(totals.counts.size());
+    row
+}
+
+/// A row for each test and one for all of them.
+fn stats(tests: &[Whole]) -> Vec<u8> {
     let columns = KIND.into_iter().chain(STATS).chain(RATES).chain(names());
-    let mut table = vec![columns.map(str::to_owned).collect()];
-    let (mut all, mut all_responses, mut all_s) = (Counts::default(), Spread::new(), 0.0);
-    for test in tests {
-        let (kind, results) = (Kind::of(&test.config), &test.results);
-        let counts = Counts { finished: results.finished(), failed: results.failed, bytes: results.bytes };
-        let response = results.latency()?.response;
-        all.finished += counts.finished;
-        all.failed += counts.failed;
-        all.bytes += counts.bytes;
-        all_responses.add(&response);
-        all_s += results.span_s;
-        table.push(stats_row(kind.carrier, &kind.name, counts, &response, results.span_s));
+    let mut table: Vec<Row> = vec![columns.map(str::to_owned).collect()];
+    let (mut all, mut all_s) = (Totals::default(), 0.0);
+    for Whole { carrier, name, counts, response, span_s, .. } in tests {
+        all.counts.add(counts);
+        all.response.add(response);
+        all_s += span_s;
+        table.push(stats_row([carrier, name], counts, response, *span_s));
     }
-    table.push(stats_row("", ALL, all, &all_responses, all_s));
-    Ok(rows(table))
+    table.push(stats_row(["", ALL], &all.counts, &all.response, all_s));
+    text(table)
 }
 
-fn stats_row(carrier: &str, name: &str, counts: Counts, response: &Spread, span_s: f64) -> Vec<String> {
-    let per_s = |count: u64| format!("{:.3}", if span_s > 0.0 { count as f64 / span_s } else { 0.0 });
-    let mut row = vec![carrier.to_owned(), name.to_owned()];
+fn stats_row(kind: [&str; 2], counts: &Counts, response: &Spread, span_s: f64) -> Row {
+    let mut row: Row = kind.map(str::to_owned).into();
     row.extend([counts.finished, counts.failed].map(|count| count.to_string()));
     row.extend(times(response));
     row.push(counts.size());
-    row.extend([counts.finished, counts.failed].map(per_s));
+    row.extend(counts.rates(span_s));
     row.extend(percentiles(response));
     row
 }
 
-/// `PREFIX_failures.csv`: a row per test and reason.
-pub(super) fn failures(tests: &[Test]) -> Vec<u8> {
-    let mut table = vec![["Method", "Name", "Error", "Occurrences"].map(str::to_owned).into()];
-    for test in tests {
-        let kind = Kind::of(&test.config);
-        for (reason, count) in &test.results.failures {
-            table.push(vec![kind.carrier.into(), kind.name.clone(), reason.clone(), count.to_string()]);
-        }
+/// A row per test and reason.
+fn failures(tests: &[Whole]) -> Vec<u8> {
+    let mut table: Vec<Row> = vec![["Method", "Name", "Error", "Occurrences"].map(str::to_owned).into()];
+    for Whole { carrier, name, failures, .. } in tests {
+        let row =
+            |(reason, count): (&String, &u64)| vec![(*carrier).into(), name.clone(), reason.clone(), count.to_string()];
+        table.extend(failures.iter().map(row));
     }
-    rows(table)
+    text(table)
 }
 
-fn rows(rows: impl IntoIterator<Item = Vec<String>>) -> Vec<u8> {
+fn text(table: Vec<Row>) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    for row in rows {
+    for row in table {
         writer.write_record(row).expect("memory takes every row, and all rows of a call are of one length");
     }
     writer.into_inner().expect("memory is always flushed")
@@ -202,6 +256,7 @@ const PERCENTILES: [(&str, f64); 11] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn cells(bytes: &[u8]) -> Vec<Vec<String>> {
         let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(bytes);
@@ -212,13 +267,13 @@ mod tests {
     fn the_headers_are_locusts_to_the_letter() {
         let first = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().lines().next().unwrap().to_owned();
         assert_eq!(
-            first(History::head()),
+            first(text(vec![history_head()])),
             "Timestamp,User Count,Type,Name,Requests/s,Failures/s,50%,66%,75%,80%,90%,95%,98%,99%,99.9%,99.99%,100%,Total \
              Request Count,Total Failure Count,Total Median Response Time,Total Average Response Time,Total Min Response \
              Time,Total Max Response Time,Total Average Content Size"
         );
         assert_eq!(
-            first(stats(&[]).unwrap()),
+            first(stats(&[])),
             "Type,Name,Request Count,Failure Count,Median Response Time,Average Response Time,Min Response Time,Max \
              Response Time,Average Content Size,Requests/s,Failures/s,50%,66%,75%,80%,90%,95%,98%,99%,99.9%,99.99%,100%"
         );
@@ -226,27 +281,59 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_the_history_has_its_second_and_the_run_so_far() {
-        let mut history = History::default();
-        let mut second =
-            Second { phase: Phase::Measured, end_ns: 2_000_000_000, ..Second::new(SystemTime::UNIX_EPOCH) };
-        second.tally.acked = 30;
-        second.tally.fail("unanswered", 10);
-        second.tally.bytes = 400;
-        second.latency.response.record(1_500_000, 30);
-        let head = cells(&History::head()).remove(0);
-        let value = |row: &[String], name: &str| row[head.iter().position(|column| column == name).unwrap()].clone();
-        let first = cells(&history.row(5, &second)).remove(0);
-        assert_eq!([value(&first, "Requests/s"), value(&first, "Failures/s")], ["20.000", "5.000"]);
-        assert_eq!(value(&first, "Name"), "Aggregated");
-        assert_eq!(value(&first, "Timestamp"), "2");
-        let p99: f64 = value(&first, "99%").parse().unwrap();
+    fn a_row_of_the_history_has_its_moment_and_the_run_so_far() {
+        let directory = tempfile::tempdir().unwrap();
+        let prefix = directory.path().join("run");
+        let mut files = Files::open(&prefix).unwrap();
+        let mut response = Spread::new();
+        response.record(1_500_000, 30);
+        let moment = |end_s, counts, response, is_counted| Moment {
+            end: SystemTime::UNIX_EPOCH + Duration::from_secs(end_s),
+            length_s: 2.0,
+            users: 5,
+            counts,
+            response,
+            is_counted,
+        };
+        let busy = Counts { finished: 40, failed: 10, bytes: 400 };
+        let idle = Spread::new();
+        files.see(&moment(2, busy, &response, false)).unwrap();
+        files.see(&moment(4, busy, &response, true)).unwrap();
+        files.see(&moment(6, Counts::default(), &idle, true)).unwrap();
+        files.finish(&[]).unwrap();
+        let [_, history, _] = Files::paths(&prefix);
+        let rows = cells(&std::fs::read(history).unwrap());
+        let value = |row: usize, name: &str| {
+            let at = rows[0].iter().position(|column| column == name).unwrap();
+            rows[row][at].clone()
+        };
+        assert_eq!(rows.len(), 4, "the head stands there once");
+        assert_eq!([value(1, "Requests/s"), value(1, "Total Request Count")], ["20.000", "0"], "shown, not counted");
+        assert_eq!([value(2, "Requests/s"), value(2, "Failures/s")], ["20.000", "5.000"]);
+        assert_eq!([value(2, "Timestamp"), value(2, "Name")], ["4", "Aggregated"]);
+        let p99: f64 = value(2, "99%").parse().unwrap();
         assert!((p99 - 1.5).abs() < 0.002, "milliseconds: {p99}");
+        assert_eq!([value(3, "99%"), value(3, "Requests/s"), value(3, "Total Request Count")], ["N/A", "0.000", "40"]);
+        assert_eq!(value(3, "Total Average Content Size"), "10.0");
+    }
 
-        let idle = Second { start_ns: 2_000_000_000, end_ns: 3_000_000_000, ..Second::new(SystemTime::UNIX_EPOCH) };
-        let second = cells(&history.row(5, &idle)).remove(0);
-        assert_eq!(value(&second, "99%"), "N/A");
-        assert_eq!([value(&second, "Requests/s"), value(&second, "Total Request Count")], ["0.000", "40"]);
-        assert_eq!(value(&second, "Total Average Content Size"), "10.0");
+    #[test]
+    fn whatever_a_server_gives_as_its_reason_comes_out_of_the_file_as_it_was() {
+        let reasons = ["queue full, try later", "it said \"no\"", "two\nlines\r\nand more", "=1+1", ""];
+        let whole = Whole {
+            carrier: "TCP",
+            name: "plain".into(),
+            counts: Counts::default(),
+            response: Spread::new(),
+            span_s: 1.0,
+            failures: reasons.iter().map(|reason| (reason.to_string(), 7)).collect(),
+        };
+        let rows = cells(&failures(&[whole]));
+        let mut found: Vec<&str> = rows[1..].iter().map(|row| row[2].as_str()).collect();
+        assert!(rows[1..].iter().all(|row| (row[0].as_str(), row[3].as_str()) == ("TCP", "7")), "{rows:?}");
+        found.sort_unstable();
+        let mut expected = reasons;
+        expected.sort_unstable();
+        assert_eq!(found, expected);
     }
 }
