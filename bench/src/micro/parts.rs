@@ -66,8 +66,8 @@ impl Case for Frame {
         FRAME.into()
     }
 
-    fn is_ours(&self) -> bool {
-        true
+    fn allocations_max(&self) -> Option<f64> {
+        Some(0.0)
     }
 
     fn run(&mut self, span: Duration, allocations: Allocations) -> Sample {
@@ -93,8 +93,8 @@ impl Case for SegmentScan {
     }
 
     /// A start is no record's path: it makes lists of what it finds.
-    fn is_ours(&self) -> bool {
-        false
+    fn allocations_max(&self) -> Option<f64> {
+        None
     }
 
     fn run(&mut self, span: Duration, allocations: Allocations) -> Sample {
@@ -143,8 +143,8 @@ impl<J: Judgement> Case for Judge<J> {
         format!("parse/{}/{}", format!("{:?}", self.kind).to_lowercase(), self.by)
     }
 
-    fn is_ours(&self) -> bool {
-        J::IS_OURS
+    fn allocations_max(&self) -> Option<f64> {
+        J::IS_OURS.then_some(0.0)
     }
 
     fn run(&mut self, span: Duration, allocations: Allocations) -> Sample {

@@ -6,10 +6,11 @@
 //! the clock twice per call is in a stage's figure: a few hundred nanoseconds per chunk of some 360 records.
 
 use super::parts::CHUNK_LEN;
+use super::tls::{self, Peer, Terms};
 use super::{Allocations, Case, Sample};
 use crate::lines::{Kind, Lines};
 use memchr::{memchr, memrchr};
-use ringest_ingest::{Action, Block, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig};
+use ringest_ingest::{Action, Block, Limits, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, TlsConfig};
 use ringest_loadgen::packer::{Compression, Packer};
 use ringest_sys::clock;
 use ringest_wire::AckLevel;
@@ -34,16 +35,22 @@ pub(super) fn all() -> Vec<Box<dyn Case>> {
         (Watch::Whole, Plain, Durable, Kind::Large),
         (Watch::Whole, Plain, Durable, Kind::Hostile),
     ];
-    let case = |(watch, speech, level, kind)| Pipeline::new(watch, speech, level, kind);
-    let pipelines = pipelines.into_iter().map(case);
-    let flat = || Pipeline::new(Watch::Whole, Plain, Durable, Kind::Flat);
-    let compressed = [
-        Pipeline { format: SegmentFormat::Gzip, ..flat() },
-        Pipeline { packing: Some(Compression::Batch), ..flat() },
-        Pipeline { packing: Some(Compression::Bgzf), ..flat() },
-        Pipeline { packing: Some(Compression::Line), ..flat() },
+    let pipelines = pipelines.map(|(watch, speech, level, kind)| Setting::new(watch, speech, level, kind));
+    let [plain, session] = [Plain, Session].map(|speech| Setting::new(Watch::Whole, speech, Durable, Kind::Flat));
+    let encoded = [
+        Setting { format: SegmentFormat::Gzip, ..plain },
+        Setting { packing: Some(Compression::Batch), ..plain },
+        Setting { packing: Some(Compression::Bgzf), ..plain },
+        Setting { packing: Some(Compression::Line), ..plain },
+        Setting { is_encrypted: true, ..plain },
+        Setting { is_encrypted: true, ..session },
+        Setting { is_encrypted: true, packing: Some(Compression::Batch), ..plain },
     ];
-    pipelines.chain(compressed).map(|case| Box::new(case) as Box<dyn Case>).collect()
+    let case = |setting| {
+        let lines = Lines { bytes: Vec::new(), rows: 0 };
+        Box::new(Pipeline { setting, lines, world: None }) as Box<dyn Case>
+    };
+    pipelines.into_iter().chain(encoded).map(case).collect()
 }
 
 /// What is timed.
@@ -62,7 +69,9 @@ enum Speech {
     Session,
 }
 
-struct Pipeline {
+/// What is measured, of which lines, sent how.
+#[derive(Clone, Copy, Debug)]
+struct Setting {
     watch: Watch,
     speech: Speech,
     level: AckLevel,
@@ -71,60 +80,73 @@ struct Pipeline {
     format: SegmentFormat,
     /// What clients send as a gzip member.
     packing: Option<Compression>,
+    /// Clients send all of it through TLS.
+    is_encrypted: bool,
+}
+
+impl Setting {
+    fn new(watch: Watch, speech: Speech, level: AckLevel, kind: Kind) -> Setting {
+        Setting { watch, speech, level, kind, format: SegmentFormat::Plain, packing: None, is_encrypted: false }
+    }
+}
+
+struct Pipeline {
+    setting: Setting,
     lines: Lines,
     /// Made at the first run, so that cases that are not asked for take no memory.
     world: Option<World>,
 }
 
-impl Pipeline {
-    fn new(watch: Watch, speech: Speech, level: AckLevel, kind: Kind) -> Pipeline {
-        let lines = Lines { bytes: Vec::new(), rows: 0 };
-        Pipeline { watch, speech, level, kind, format: SegmentFormat::Plain, packing: None, lines, world: None }
-    }
-}
-
 impl Case for Pipeline {
     fn name(&self) -> String {
+        let Setting { watch, speech, level, kind, format, packing, is_encrypted } = self.setting;
         let lower = |word: String| word.to_lowercase();
-        let watch = match self.watch {
+        let watch = match watch {
             Watch::Whole => "pipeline".into(),
             stage => lower(format!("{stage:?}")),
         };
-        let name = format!("{watch}/{}/{}", lower(format!("{:?}", self.speech)), self.level);
-        match (self.kind, self.format, self.packing) {
-            (_, SegmentFormat::Gzip, _) => format!("{name}/gzip-segments"),
-            (_, _, Some(packing)) => format!("{name}/gzip-{}", packing.as_str()),
-            (Kind::Flat, SegmentFormat::Plain, None) => name,
-            (kind, SegmentFormat::Plain, None) => format!("{name}/{}", lower(format!("{kind:?}"))),
+        let mut parts = vec![watch, lower(format!("{speech:?}")), level.to_string()];
+        if kind != Kind::Flat {
+            parts.push(lower(format!("{kind:?}")));
         }
+        if format == SegmentFormat::Gzip {
+            parts.push("gzip-segments".into());
+        }
+        let packing = packing.map(|packing| format!("gzip-{}", packing.as_str()));
+        let encodings: Vec<String> = is_encrypted.then(|| "tls".into()).into_iter().chain(packing).collect();
+        if !encodings.is_empty() {
+            parts.push(encodings.join("-"));
+        }
+        parts.join("/")
     }
 
-    fn is_ours(&self) -> bool {
-        true
+    fn allocations_max(&self) -> Option<f64> {
+        Some(if self.setting.is_encrypted { TLS_ALLOCATIONS_MAX } else { 0.0 })
     }
 
     fn run(&mut self, span: Duration, allocations: Allocations) -> Sample {
         let world = self.world.get_or_insert_with(|| {
-            self.lines = Lines::of(self.kind, CORPUS_LEN);
-            World::new(self.speech, self.level, self.format, self.packing, &mut self.lines)
+            self.lines = Lines::of(self.setting.kind, CORPUS_LEN);
+            World::new(self.setting, &mut self.lines)
         });
-        world.run(self.watch, &self.lines, span, allocations)
+        world.run(self.setting.watch, &self.lines, span, allocations)
     }
 }
 
 /// The first bytes of a segment as a shard writes it, about so many, and which it is.
 pub(super) fn segment(format: SegmentFormat, len: usize) -> (SegmentId, Vec<u8>) {
     let mut lines = Lines::of(Kind::Flat, CORPUS_LEN);
-    let mut world = World::new(Speech::Plain, AckLevel::Durable, format, None, &mut lines);
+    let plain = Setting::new(Watch::Whole, Speech::Plain, AckLevel::Durable, Kind::Flat);
+    let mut world = World::new(Setting { format, ..plain }, &mut lines);
     let mut written = Vec::new();
     // What connections said when they came lies before it: the next segment is whole.
     while world.seen.rolls == 0 {
-        world.hear(Watch::Whole, &lines);
+        world.hear(Watch::Whole, &lines, || 0);
         world.act(Watch::Whole);
     }
     world.kept = Some((None, Vec::new()));
     while written.len() < len {
-        world.hear(Watch::Whole, &lines);
+        world.hear(Watch::Whole, &lines, || 0);
         world.act(Watch::Whole);
         written = world.kept.as_ref().map_or(Vec::new(), |(_, bytes)| bytes.clone());
     }
@@ -138,6 +160,10 @@ struct World {
     clients: Vec<Client>,
     /// Where clients compress: what they send, in pieces that are whole members of whole lines.
     packed: Vec<Vec<u8>>,
+    /// Where clients encrypt: their sides of it.
+    peers: Vec<Peer>,
+    /// Gathers what is said to clients, where somebody listens.
+    said: Option<Vec<u8>>,
     /// Segments are compressed.
     is_compressing: bool,
     /// Whose turn it is to be heard.
@@ -168,6 +194,8 @@ enum Done {
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     watched: Duration,
+    /// Processor time and allocations that are the clients' own.
+    clients: (Duration, u64),
     /// Bytes of lines kept from one chunk to the next.
     carried: u64,
     /// Bytes of blocks.
@@ -181,18 +209,15 @@ struct Seen {
 
 impl World {
     /// Greets the clients. `lines` are laid out twice, so that a chunk from anywhere in them lies in one piece.
-    fn new(
-        speech: Speech,
-        level: AckLevel,
-        format: SegmentFormat,
-        packing: Option<Compression>,
-        lines: &mut Lines,
-    ) -> World {
+    fn new(setting: Setting, lines: &mut Lines) -> World {
+        let Setting { speech, level, format, packing, is_encrypted, .. } = setting;
         let mut packer = packing.map(Packer::new);
         let packed = packer.as_mut().map_or(Vec::new(), |packer| pack(packer, &lines.bytes));
+        let terms = is_encrypted.then(Terms::new);
         let len = lines.bytes.len();
         lines.bytes.extend_from_within(..CHUNK_LEN.min(len));
-        let config = ShardConfig { ack: level, format, ..ShardConfig::alone(Limits::default()) };
+        let tls = terms.as_ref().map(|terms| TlsConfig { server: terms.server.clone(), is_required: true });
+        let config = ShardConfig { ack: level, format, tls, ..ShardConfig::alone(Limits::default()) };
         let now = Instant::now();
         let mut shard = Shard::new(config, now).expect("the default bounds fit together");
         let clients = (0..CLIENTS)
@@ -206,6 +231,8 @@ impl World {
             shard,
             clients,
             packed,
+            peers: terms.iter().flat_map(|terms| (0..CLIENTS).map(|_| Peer::new(terms))).collect(),
+            said: None,
             is_compressing: format == SegmentFormat::Gzip,
             next: 0,
             seen: Seen::default(),
@@ -214,18 +241,16 @@ impl World {
         };
         world.act(Watch::Whole);
         for at in 0..CLIENTS {
-            let id = world.clients[at].id;
+            world.shake_hands(at);
             if speech == Speech::Session {
                 let hello = format!("{{\"$hello\":{{\"v\":1,\"producer\":\"bench-{at:02}\",\"epoch\":1}}}}\n");
-                world.shard.handle_bytes(id, hello.as_bytes(), now);
-                world.act(Watch::Whole);
+                world.tell(at, hello.as_bytes());
             }
+            world.break_in(at, lines, packer.as_mut());
             if !world.packed.is_empty() {
-                world.break_in(id, lines, packer.as_mut());
                 world.clients[at].at = at % world.packed.len();
                 continue;
             }
-            world.break_in(id, lines, None);
             // From the next line on: it begins in the middle of one.
             let start = world.clients[at].at;
             let rest = memchr(b'\n', &lines.bytes[start..len]).map_or(len - start, |newline| newline + 1);
@@ -234,23 +259,49 @@ impl World {
         world
     }
 
+    /// Both sides agree on TLS, where there is any.
+    fn shake_hands(&mut self, at: usize) {
+        while self.peers.get(at).is_some_and(Peer::is_handshaking) {
+            self.said = Some(Vec::new());
+            self.tell(at, &[]);
+            let said = self.said.take().expect("nobody else takes it");
+            self.peers[at].hear(&said);
+            assert!(!said.is_empty(), "a server that says nothing never agrees");
+        }
+        // The last word is the client's.
+        self.tell(at, &[]);
+    }
+
+    /// A client sends that, and everything that follows from it is done.
+    fn tell(&mut self, at: usize, bytes: &[u8]) {
+        let bytes = self.peers.get_mut(at).map_or(bytes, |peer| peer.seal(bytes));
+        if !bytes.is_empty() {
+            self.shard.handle_bytes(self.clients[at].id, bytes, Instant::now());
+        }
+        self.act(Watch::Whole);
+        // A shard begins so many handshakes in a turn, and no more.
+        while self.shard.poll_timeout().is_some_and(|at| at <= Instant::now()) {
+            self.shard.handle_timeout(Instant::now());
+            self.act(Watch::Whole);
+        }
+    }
+
     /// Makes a connection take the memory that belongs to its start and not to a record: for an unfinished line it takes
     /// some when it first has one, more when it first has one in the same chunk as the end of another, and for replies
     /// when it is first owed many kinds at once.
-    fn break_in(&mut self, id: SessionId, lines: &Lines, mut packer: Option<&mut Packer>) {
+    fn break_in(&mut self, at: usize, lines: &Lines, mut packer: Option<&mut Packer>) {
         let longest = lines.bytes.split_inclusive(|&byte| byte == b'\n').max_by_key(|line| line.len());
         let (end, all) = longest.and_then(<[u8]>::split_last).expect("there is a line");
         let by_turns = b"{\"level\":\"INFO\",\"message\":0}\n[]\n".repeat(REPLIES_MAX / 2);
         for piece in [all, &[&[*end], all].concat(), &[*end], &by_turns] {
-            let mut member = Vec::new();
             match &mut packer {
-                None => self.shard.handle_bytes(id, piece, Instant::now()),
+                None => self.tell(at, piece),
                 Some(packer) => {
+                    let mut member = Vec::new();
                     packer.pack(piece, &mut member);
-                    self.shard.handle_bytes(id, &member, Instant::now());
+                    self.tell(at, &member);
                 }
             }
-            self.act(Watch::Whole);
         }
     }
 
@@ -260,18 +311,21 @@ impl World {
         let (until, cpu, allocated) = (Instant::now() + span, clock::thread_cpu(), allocations());
         while Instant::now() < until {
             self.seen.has_rolled = false;
-            let before = allocations();
-            self.hear(watch, lines);
+            let before = allocations() - self.seen.clients.1;
+            self.hear(watch, lines, allocations);
             self.act(watch);
             // What a turn may not decode any more is decoded in the next.
             if self.shard.poll_timeout().is_some_and(|at| at <= Instant::now()) {
                 self.shard.handle_timeout(Instant::now());
+                // What a timeout begins belongs to this turn: a roll allocates before it asks for its segment.
+                self.act(watch);
             }
             if self.seen.has_rolled {
-                self.seen.roll_allocations += allocations() - before;
+                self.seen.roll_allocations += allocations() - self.seen.clients.1 - before;
             }
         }
-        let (cpu, allocated) = (clock::thread_cpu() - cpu, allocations() - allocated);
+        let (clients_cpu, clients_allocated) = self.seen.clients;
+        let (cpu, allocated) = (clock::thread_cpu() - cpu - clients_cpu, allocations() - allocated - clients_allocated);
         let now = self.shard.tally();
         assert!(now.closes_with(self.shard.in_flight()), "the books close");
         let seen = &self.seen;
@@ -281,37 +335,54 @@ impl World {
             ns: if watch == Watch::Whole { cpu } else { seen.watched }.as_nanos() as u64,
             allocations: allocated,
             // A block is its records, which were copied there once, and the description that was written before them.
-            copied: (watch == Watch::Whole && self.packed.is_empty() && !self.is_compressing)
-                .then_some(seen.carried + seen.blocks + seen.replies),
+            copied: (watch == Watch::Whole && self.is_plain()).then_some(seen.carried + seen.blocks + seen.replies),
             rolls: seen.rolls,
             roll_allocations: seen.roll_allocations,
         }
     }
 
+    /// Whether bytes are what they look like, from the client to the segment.
+    fn is_plain(&self) -> bool {
+        self.packed.is_empty() && self.peers.is_empty() && !self.is_compressing
+    }
+
     /// Hands the shard one chunk of each of the clients whose turn it is.
-    fn hear(&mut self, watch: Watch, lines: &Lines) {
+    fn hear(&mut self, watch: Watch, lines: &Lines, allocations: Allocations) {
         let now = Instant::now();
         // The last chunk's worth is there twice.
         let len = lines.bytes.len() - CHUNK_LEN;
         for _ in 0..CHUNKS_PER_TURN {
-            let client = &mut self.clients[self.next];
-            self.next = (self.next + 1) % CLIENTS;
+            let at = self.next;
+            let client = &mut self.clients[at];
+            self.next = (at + 1) % CLIENTS;
             if !self.shard.wants(client.id) {
                 continue;
             }
-            if !self.packed.is_empty() {
-                self.shard.handle_bytes(client.id, &self.packed[client.at], now);
-                client.at = (client.at + 1) % self.packed.len();
-                continue;
+            let mut chunk = match self.packed.get(client.at) {
+                Some(piece) => {
+                    client.at = (client.at + 1) % self.packed.len();
+                    &piece[..]
+                }
+                None => {
+                    // What arrives at once is a chunk, encrypted or not.
+                    let chunk_len = if self.peers.is_empty() { CHUNK_LEN } else { SEALED_LEN };
+                    let chunk = &lines.bytes[client.at..client.at + chunk_len];
+                    self.seen.carried += client.carried(chunk);
+                    client.at = (client.at + chunk_len) % len;
+                    chunk
+                }
+            };
+            if let Some(peer) = self.peers.get_mut(at) {
+                let (cpu, allocated) = (clock::thread_cpu(), allocations());
+                chunk = peer.seal(chunk);
+                self.seen.clients.0 += clock::thread_cpu() - cpu;
+                self.seen.clients.1 += allocations() - allocated;
             }
-            let chunk = &lines.bytes[client.at..client.at + CHUNK_LEN];
             let start = (watch == Watch::Intake).then(clock::thread_cpu);
             self.shard.handle_bytes(client.id, chunk, now);
             if let Some(start) = start {
                 self.seen.watched += clock::thread_cpu() - start;
             }
-            self.seen.carried += client.carried(chunk);
-            client.at = (client.at + CHUNK_LEN) % len;
         }
     }
 
@@ -369,6 +440,9 @@ impl World {
             Action::Sync(segment) => self.done.push(Done::Synced(segment)),
             Action::Send(id, buf) => {
                 self.seen.replies += buf.len() as u64;
+                if let Some(said) = &mut self.said {
+                    said.extend_from_slice(&buf);
+                }
                 self.done.push(Done::Sent(id, buf));
             }
             // The end line of the segment was written within the turns before.
@@ -427,3 +501,8 @@ const CHUNKS_PER_TURN: usize = 16;
 const REPLIES_MAX: usize = 1024;
 /// Bytes of lines, of the order of a ring's buffers, so that they come from the cache they would come from.
 const CORPUS_LEN: usize = 4 << 20;
+/// Bytes that are a chunk once they are sealed.
+const SEALED_LEN: usize = CHUNK_LEN - CHUNK_LEN.div_ceil(tls::RECORD_LEN) * tls::ADDED_LEN;
+/// Allocations per line through TLS: rustls makes a vector of each of its records, of which one has some 90 lines, and of
+/// each answer; the shard itself adds none.
+const TLS_ALLOCATIONS_MAX: f64 = 0.05;
