@@ -342,7 +342,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("unknown unit \"{unit}\"; write it like 30s, 500ms, 2m or 1h")),
     };
     let number: f64 = number.parse().map_err(|_| "no number; write it like 30s, 500ms, 2m or 1h".to_owned())?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+    match Duration::try_from_secs_f64(number * seconds) {
+        Ok(duration) if duration <= DURATION_MAX => Ok(duration),
+        Ok(_) | Err(_) => Err("more than a year; write it like 30s, 500ms, 2m or 1h".into()),
+    }
 }
 
 /// `1%` or `0.01`.
@@ -422,6 +425,9 @@ fn run_id(text: &str) -> Result<u32, String> {
     number.ok_or_else(|| "a run is 8 lower-case hex digits, as in 7f3a9c01".into())
 }
 
+/// Far beyond any run, and far below what nanoseconds in 64 bits can say.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -438,6 +444,11 @@ mod tests {
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert!(duration("5 parsecs").is_err() && duration("s").is_err() && duration("").is_err());
+        // 2^64 nanoseconds and a second: once this was a second.
+        for long in ["18446744074.7s", "8785h", "99999999999999999999h"] {
+            assert!(duration(long).unwrap_err().contains("more than a year"), "{long}");
+        }
+        assert_eq!(duration("8784h"), Ok(DURATION_MAX));
         assert_eq!((proportion("1%"), proportion("0.25")), (Ok(0.01), Ok(0.25)));
         assert!(proportion("101%").is_err() && proportion("-1%").is_err() && proportion("x").is_err());
     }

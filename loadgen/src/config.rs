@@ -234,8 +234,10 @@ impl Config {
                  use more connections or fewer threads"
             ));
         }
-        if connections / workers > CONNECTIONS_MAX {
-            return Err(format!("--connections {connections}: a worker takes at most {CONNECTIONS_MAX}"));
+        for (flag, count) in [("--connections", connections), ("--idle-connections", self.habits.idle)] {
+            if count / workers > CONNECTIONS_MAX {
+                return Err(format!("{flag} {count}: a worker takes at most {CONNECTIONS_MAX}; use more --threads"));
+            }
         }
         if let Some(pace) = self.pace {
             if pace.from.min(pace.to) < workers {
@@ -525,6 +527,9 @@ pub(crate) mod tests {
             ("--arrival poisson", "add --rate"),
             ("--reconnect-every 9ms", "10ms at least"),
             ("--udp --idle-connections 3", "no connections"),
+            ("-c 500001", "--connections 500001: a worker takes at most 500000"),
+            ("--idle-connections 18446744073709551615", "a worker takes at most 500000"),
+            ("-d 6000000h", "more than a year"),
             ("--slow-readers 101%", "between 0 and 1"),
             ("--find-max", "make one with --slo-p99"),
             ("--find-max --slo-p99 5ms -n 10", "give --duration"),

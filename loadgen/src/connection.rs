@@ -1,20 +1,24 @@
 //! One connection of a worker: what it may write, and what it makes of what it reads.
 //!
-//! It never waits, and does not know what carries its bytes. Which lines it sends and when is the worker's decision; how they are spelled on the wire, in plain
-//! or session mode, is this file's. Plain text is not buffered for sending: what the socket does not take is rendered
-//! again. A gzip member that was begun is kept until the socket has taken it.
+//! It never waits, and does not know what carries its bytes. Which lines it sends and when is the worker's decision; how
+//! they are spelled on the wire, in plain or session mode, is this file's. Plain text is not buffered for sending: what the
+//! socket does not take is rendered again. A gzip member that was begun is kept until the socket has taken it.
+
+mod answers;
+mod outbound;
 
 use crate::books::{Books, Desk, Fault};
 use crate::corpus::{Sender, Stamp};
 use crate::io::{Io, News};
 use crate::ledger::{Entry, Mode};
-use crate::replies::{Replies, Reply};
+use crate::replies::Replies;
 use crate::session::{Phase, Session};
 use crate::stream::{Stream, TlsTerms, Wire, advice};
 use crate::token::Token;
-use memchr::memmem;
-use ringest_wire::frame::{Framer, Head, lines};
-use ringest_wire::{AckLevel, Code};
+use answers::{hear_answers, hear_replies};
+use outbound::{pack_lines, write_lines, write_packed};
+use ringest_wire::AckLevel;
+use ringest_wire::frame::Framer;
 use std::io;
 use std::net::SocketAddr;
 
@@ -545,128 +549,6 @@ pub fn explain(peer: SocketAddr, error: &io::Error) -> String {
         _ => return format!("cannot connect to {peer}: {error}"),
     };
     format!("cannot connect to {peer}: {advice}")
-}
-
-fn write_lines(
-    stream: &mut Stream,
-    wire: Wire<'_>,
-    stamp: &Stamp,
-    books: &mut Books,
-    (upto, len_max): (u64, usize),
-    desk: &mut Desk<'_>,
-) -> io::Result<()> {
-    let flight = &books.flight;
-    let (next, offset) = (flight.written() + 1, flight.offset());
-    let count = (upto - flight.written()).min(desk.corpus.lines() as u64) as usize;
-    let stamped = desk.corpus.stamp(stamp, next, count);
-    let upto = offset + (stamped.bytes.len() - offset).min(len_max);
-    let len = stream.write(wire, &stamped.bytes[offset..upto])?;
-    let (lines, offset) = stamped.lines_in(offset + len);
-    desk.tally.bytes += len as u64;
-    desk.tally.sends += 1;
-    books.wrote(lines, offset);
-    Ok(())
-}
-
-/// Of what is in a member that was begun a peer may have seen any line, so all of them count as written.
-fn pack_lines(packed: &mut Vec<u8>, stamp: &Stamp, books: &mut Books, upto: u64, desk: &mut Desk<'_>) {
-    let flight = &books.flight;
-    let count = (upto - flight.written()).min(desk.corpus.lines() as u64) as usize;
-    let stamped = desk.corpus.stamp(stamp, flight.written() + 1, count);
-    if let Some(packer) = &mut desk.packer {
-        packer.pack(stamped.bytes, packed);
-    }
-    books.wrote(count, 0);
-}
-
-fn write_packed(
-    stream: &mut Stream,
-    wire: Wire<'_>,
-    (packed, sent): &mut (Vec<u8>, usize),
-    len_max: usize,
-    desk: &mut Desk<'_>,
-) -> io::Result<()> {
-    let upto = *sent + (packed.len() - *sent).min(len_max);
-    let len = stream.write(wire, &packed[*sent..upto])?;
-    desk.tally.bytes += len as u64;
-    desk.tally.sends += 1;
-    *sent += len;
-    if *sent == packed.len() {
-        packed.clear();
-        *sent = 0;
-    }
-    Ok(())
-}
-
-fn hear_replies(
-    replies: &mut Replies,
-    chunk: &[u8],
-    books: &mut Books,
-    desk: &mut Desk<'_>,
-    peer: SocketAddr,
-) -> Result<(), Fault> {
-    let mut outcome = Ok(());
-    replies.feed(chunk, |reply| {
-        if outcome.is_ok() {
-            outcome = hear_reply(&reply, books, desk, peer);
-        }
-    });
-    outcome
-}
-
-fn hear_reply(reply: &Reply, books: &mut Books, desk: &mut Desk<'_>, peer: SocketAddr) -> Result<(), Fault> {
-    let settled = books.flight.settled();
-    let upto = match reply {
-        Reply::Ok(count) => settled + count,
-        Reply::Refused(_) => settled + 1,
-        Reply::Nonsense(text) => {
-            let text = format!("what listens on {peer} is no Ringest server: it says {text:?}");
-            return Err(Fault::fatal("not_a_server", text));
-        }
-    };
-    if let Reply::Refused(refusal) = reply
-        && refusal.name() == Code::TlsRequired.as_str()
-    {
-        return Err(tls_required(peer));
-    }
-    if upto > books.flight.written() {
-        let text = format!("{peer} answers line {upto}, but only {} were sent", books.flight.written());
-        return Err(Fault::fatal("protocol_violation", text));
-    }
-    if let Reply::Refused(refusal) = reply {
-        books.reject(upto, refusal.name(), desk);
-    }
-    books.settle(upto, desk);
-    Ok(())
-}
-
-fn tls_required(peer: SocketAddr) -> Fault {
-    Fault::fatal("tls_required", format!("{peer} takes encrypted connections only: use --tls"))
-}
-
-fn hear_answers(
-    session: &mut Session,
-    framer: &mut Framer,
-    chunk: &[u8],
-    books: &mut Books,
-    desk: &mut Desk<'_>,
-    peer: SocketAddr,
-) -> Result<(), Fault> {
-    // It is said before the first answer, in the words of plain mode: the server could not know better.
-    if session.phase() == Phase::Greeting && memmem::find(chunk, Code::TlsRequired.as_str().as_bytes()).is_some() {
-        return Err(tls_required(peer));
-    }
-    let split = framer.split(chunk);
-    let too_long = || Fault::fatal("not_a_server", format!("{}: an answer without end", "the server sends"));
-    match split.head {
-        Head::None => {}
-        Head::Line(line) => session.handle_line(line, books, desk)?,
-        Head::TooLong => return Err(too_long()),
-    }
-    for line in lines(split.body).filter(|line| !line.is_empty()) {
-        session.handle_line(line, books, desk)?;
-    }
-    if split.tail_too_long { Err(too_long()) } else { Ok(()) }
 }
 
 const NS: u64 = 1_000_000_000;

@@ -179,7 +179,7 @@ impl Worker {
         self.cpu_before = clock::thread_cpu();
         let Owed { course, lines, end_ns } = self.task.owed_from(course, from_ns);
         Schedule::go_on(&mut self.schedule, self.next_slot, course);
-        self.end_slot = lines.map(|lines| self.next_slot + lines);
+        self.end_slot = lines.map(|lines| self.next_slot.saturating_add(lines));
         end_ns
     }
 

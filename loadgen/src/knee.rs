@@ -161,21 +161,33 @@ impl Search {
     }
 }
 
-/// Searches, and tells each probe to `tell`. The report has a test per probe, and what was found.
+/// What a search leaves.
+#[derive(Debug)]
+pub struct Searched {
+    /// A test per probe, and what was found.
+    pub report: Report,
+    /// The signal that ended it early.
+    pub signal: Option<Signal>,
+    /// What ended it early, where a probe behind the first could not begin: a sentence.
+    pub trouble: Option<String>,
+}
+
+/// Searches, and tells each probe to `tell`.
 ///
 /// # Errors
-/// A sentence, where a probe could not begin.
+/// A sentence, where the first probe could not begin.
 pub fn find(
     config: &Config,
     engine: Engine,
     signals: &Signals,
     tell: &mut dyn FnMut(&Probe),
-) -> Result<(Report, Option<Signal>), String> {
+) -> Result<Searched, String> {
     let slo_p99_us = config.slo_p99.map_or(0.0, |slo| slo.as_secs_f64() * 1e6);
     let pace = config.pace.unwrap_or(Pace::fixed(FIRST_PER_S));
     let mut search = Search::new(pace.from, config.workers);
     let mut knee = Knee { slo_p99_us, resolution: RESOLUTION, ..Knee::default() };
-    let (mut tests, mut last, mut signal): (Vec<Test>, Option<Report>, _) = (Vec::new(), None, None);
+    let (mut tests, mut last): (Vec<Test>, Option<Report>) = (Vec::new(), None);
+    let (mut signal, mut trouble) = (None, None);
     let mut void_in_a_row = 0;
     while let Some(rate) = search.rate().filter(|_| knee.probes.len() < PROBES_MAX && signal.is_none()) {
         let number = knee.probes.len() as u32;
@@ -185,7 +197,15 @@ pub fn find(
             run: config.run.wrapping_add(number),
             ..config.clone()
         };
-        let finished = run::run(&config, engine, signals, &mut |_| {})?;
+        let finished = match run::run(&config, engine, signals, &mut |_| {}) {
+            Ok(finished) => finished,
+            Err(why) if last.is_none() => return Err(why),
+            // What the others found is worth no less.
+            Err(why) => {
+                trouble = Some(why);
+                break;
+            }
+        };
         signal = finished.signal;
         let mut report = finished.report;
         for mut test in report.tests.drain(..) {
@@ -209,7 +229,7 @@ pub fn find(
     report.run_id = format!("{:08x}", config.run);
     report.tests = tests;
     report.find_max = Some(knee);
-    Ok((report, signal))
+    Ok(Searched { report, signal, trouble })
 }
 
 /// Whoever broke the lowest rate that broke.

@@ -127,11 +127,21 @@ fn cannot_write(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write the ledger {}: {error}", path.display()))
 }
 
+/// What a line's stamp has room for.
+const SEQ_MAX: u64 = 999_999_999_999;
+
 impl Entry {
     fn is_sound(&self) -> bool {
         let sent = |ranges: &Ranges| ranges.is_sound() && ranges.last().unwrap_or(0) <= self.sent_upto;
         let begun = self.first > 0 && self.acked.iter().next().is_none_or(|(first, _)| first >= self.first);
         let grouped = self.per_datagram != Some(0);
-        begun && grouped && sent(&self.acked) && sent(&self.rejected) && self.worker < 1000 && self.conn < 1_000_000
+        let written = self.sent_upto <= SEQ_MAX;
+        begun
+            && grouped
+            && written
+            && sent(&self.acked)
+            && sent(&self.rejected)
+            && self.worker < 1000
+            && self.conn < 1_000_000
     }
 }

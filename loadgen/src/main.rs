@@ -4,7 +4,7 @@ use ringest_loadgen::cli::{self, Cli, Command, Merge, Reconcile, Sink};
 use ringest_loadgen::config::Config;
 use ringest_loadgen::diff::Diff;
 use ringest_loadgen::io::Engine;
-use ringest_loadgen::knee::{self, Probe};
+use ringest_loadgen::knee::{self, Probe, Searched};
 use ringest_loadgen::ledger::Ledger;
 use ringest_loadgen::merge::merge;
 use ringest_loadgen::output::{Output, is_stdout};
@@ -71,21 +71,25 @@ fn send(config: &Config) -> Result<u8, (u8, String)> {
         run(config, engine, &signals, &mut see).map_err(could_not)?
     };
     finished.report.verification.complaints.iter().for_each(|complaint| say(complaint));
-    if let Some(path) = &config.ledger {
-        finished.ledger.save(path).map_err(|error| could_not(error.to_string()))?;
-    }
-    records.finish(&finished.report).map_err(could_not)?;
+    let saved = config.ledger.as_deref().map_or(Ok(()), |path| finished.ledger.save(path));
+    let written = records.finish(&finished.report);
     let code = code(&finished.report, finished.signal);
     if code == COULD_NOT_RUN {
         say("no line was answered; is that a Ringest server, and does it make progress?");
     }
+    let mut printed = Ok(());
     if !config.quiet {
         let is_taken = config.places.all().iter().any(|(_, path)| is_stdout(path));
-        for test in &finished.report.tests {
-            print(test, is_taken).map_err(could_not)?;
-        }
+        printed = finished.report.tests.iter().try_for_each(|test| print(test, is_taken));
     }
-    Ok(code)
+    // What was measured is told by all the others, whichever of them could not be written.
+    let failed = [saved.map_err(|error| error.to_string()), written, printed].into_iter().filter_map(Result::err);
+    all_well(failed.collect()).map(|()| code)
+}
+
+/// Nothing went wrong, or everything that did.
+fn all_well(failed: Vec<String>) -> Result<(), (u8, String)> {
+    if failed.is_empty() { Ok(()) } else { Err((COULD_NOT_RUN, failed.join("; "))) }
 }
 
 /// What is for people goes to standard output, unless that is taken. That nobody reads it any more is no failure.
@@ -152,12 +156,14 @@ fn find_max(config: &Config) -> Result<u8, (u8, String)> {
             say_plainly(&probe.to_string());
         }
     };
-    let (report, signal) = knee::find(config, engine, &signals, &mut tell).map_err(could_not)?;
-    records.finish(&report).map_err(could_not)?;
+    let Searched { report, signal, trouble } = knee::find(config, engine, &signals, &mut tell).map_err(could_not)?;
+    let written = records.finish(&report);
     let knee = report.find_max.unwrap_or_default();
+    let mut printed = Ok(());
     if !config.quiet {
-        print(&knee, config.places.all().iter().any(|(_, path)| is_stdout(path))).map_err(could_not)?;
+        printed = print(&knee, config.places.all().iter().any(|(_, path)| is_stdout(path)));
     }
+    all_well(trouble.into_iter().chain([written, printed].into_iter().filter_map(Result::err)).collect())?;
     let is_void =
         [Verdict::GeneratorBound, Verdict::HostNoise].map(Verdict::as_str).contains(&knee.limited_by.as_str());
     Ok(match signal {

@@ -83,7 +83,12 @@ fn config(tests: &[&Test]) -> Result<TestConfig, String> {
             let there = merged.entry(key.clone()).or_insert(Value::Null);
             if ADDED.contains(&key.as_str()) {
                 *there = match (there.as_u64(), value.as_u64()) {
-                    (Some(one), Some(two)) => Value::from(one + two),
+                    (Some(one), Some(two)) => {
+                        let sum = one
+                            .checked_add(two)
+                            .ok_or_else(|| format!("config.{key} does not add up: {one} and {two}"))?;
+                        Value::from(sum)
+                    }
                     (None, None) => Value::Null,
                     (Some(_), None) | (None, Some(_)) => return Err(differ(&format!("config.{key}"), there, &value)),
                 };
@@ -277,6 +282,7 @@ mod tests {
         refused(|report| report.tests[0].config.batch = 7, "config.batch is Number(100) in one and Number(7)");
         refused(|report| report.tests[0].config.rate = None, "config.rate");
         refused(|report| report.run_id = "aaaaaaaa".into(), "run aaaaaaaa is there twice");
+        refused(|report| report.tests[0].config.connections = u64::MAX, "config.connections does not add up");
         refused(|report| report.tests[0].gates[0].limit = 0.5, "limit of the gate error_rate");
         refused(|report| report.tests[0].results.histograms.slip = "AAAA".into(), "histograms.slip: no histogram");
         refused(|report| report.tests.clear(), "number of tests");

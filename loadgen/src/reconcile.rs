@@ -105,7 +105,7 @@ impl Reconciler {
                 if by_sender.insert(sender, accounts.len()).is_some() {
                     return Err(format!("two ledgers have {}: give each ledger once", name(sender)));
                 }
-                accounts.push(Account::new(name(sender), entry.clone()));
+                accounts.push(Account::new(name(sender), entry.clone())?);
             }
         }
         let runs = ledgers.iter().filter_map(Ledger::run_id).collect();
@@ -188,7 +188,7 @@ impl Reconciler {
             let Some(per_datagram) = account.entry.per_datagram else { continue };
             let mut first = account.entry.first;
             while first <= account.entry.sent_upto {
-                let last = (first + per_datagram - 1).min(account.entry.sent_upto);
+                let last = first.saturating_add(per_datagram - 1).min(account.entry.sent_upto);
                 let stored = (first..=last).filter(|seq| account.saw(*seq)).count() as u64;
                 found.datagrams += 1;
                 found.sent += last + 1 - first;
@@ -235,10 +235,14 @@ impl Reconciler {
 }
 
 impl Account {
-    fn new(name: String, entry: Entry) -> Account {
-        let lines = (entry.sent_upto + 1).saturating_sub(entry.first);
-        let seen = vec![0; lines.div_ceil(64) as usize];
-        Account { name, entry, seen, highest: 0 }
+    fn new(name: String, entry: Entry) -> Result<Account, String> {
+        let lines = entry.sent_upto.saturating_add(1).saturating_sub(entry.first);
+        let words = lines.div_ceil(64) as usize;
+        let mut seen = Vec::new();
+        seen.try_reserve_exact(words)
+            .map_err(|error| format!("{name}: the ledger says that {lines} lines were sent, too many: {error}"))?;
+        seen.resize(words, 0);
+        Ok(Account { name, entry, seen, highest: 0 })
     }
 
     fn take(&mut self, seq: u64, findings: &mut Findings) {
@@ -477,5 +481,12 @@ mod tests {
         false_one.save(&path).unwrap();
         assert!(Ledger::load(&path).unwrap_err().contains("do not add up"));
         assert!(Reconciler::new(&[ledger(), ledger()], Said::default()).unwrap_err().contains("two ledgers"));
+        let mut boastful = ledger();
+        boastful.connections[0].sent_upto = u64::MAX;
+        assert!(Reconciler::new(&[boastful], Said::default()).unwrap_err().contains("too many"));
+        let mut odd = ledger();
+        odd.connections[0].per_datagram = Some(u64::MAX);
+        let datagrams = Reconciler::new(&[odd], Said::default()).unwrap().finish().datagrams.unwrap();
+        assert_eq!((datagrams.datagrams, datagrams.sent), (1, 200), "one that all lines fit into");
     }
 }

@@ -272,10 +272,34 @@ impl Report {
         let text = fs::read(path).map_err(|error| format!("cannot read {name}: {error}"))?;
         let report: Report = serde_json::from_slice(&text)
             .map_err(|error| format!("{name} is not a report of this version: {error}"))?;
-        match report.schema == SCHEMA {
-            true => Ok(report),
-            false => Err(format!("{name} is written as \"{}\"; this build reads \"{SCHEMA}\"", report.schema)),
+        if report.schema != SCHEMA {
+            return Err(format!("{name} is written as \"{}\"; this build reads \"{SCHEMA}\"", report.schema));
         }
+        let sound = report.tests.iter().try_for_each(|test| test.check().map_err(|why| format!("{name}: {why}")));
+        sound.map(|()| report)
+    }
+}
+
+impl Test {
+    /// Whether it can have been measured.
+    fn check(&self) -> Result<(), String> {
+        let Results { offered, acked, refused_as_meant, sent, failed, failures, faults, habits, .. } = &self.results;
+        let Results { filtered, duplicate, resent, bytes, sends, connects, nacks, goaways, .. } = &self.results;
+        let Results { span_s, response_us, service_us, slip_us, .. } = &self.results;
+        let spreads =
+            [response_us, service_us, slip_us].into_iter().flat_map(|spread| [&spread.count, &spread.beyond_range]);
+        let counts =
+            [offered, acked, refused_as_meant, sent, failed, filtered, duplicate, resent, bytes, sends, connects];
+        let names = [failures, faults, habits].into_iter().flat_map(|counts| counts.values());
+        let counts = counts.into_iter().chain([nacks, goaways]).chain(names).chain(spreads);
+        if let Some(count) = counts.copied().find(|count| *count > COUNT_MAX) {
+            return Err(format!("nobody can have counted {count} in the test \"{}\"", self.name));
+        }
+        let cpu_s = self.resources.client.cpu_s;
+        if let Some(seconds) = [*span_s, cpu_s].into_iter().find(|seconds| !(0.0..=SECONDS_MAX).contains(seconds)) {
+            return Err(format!("the test \"{}\" cannot have taken {seconds} seconds", self.name));
+        }
+        self.results.latency().map(drop)
     }
 }
 
@@ -358,6 +382,11 @@ pub struct Verification {
     /// Sentences for a person.
     pub complaints: Vec<String>,
 }
+
+/// Far beyond what a run counts, bytes included, and far below where sums of several would no longer be exact.
+const COUNT_MAX: u64 = 1 << 53;
+/// Thirty years.
+const SECONDS_MAX: f64 = 1e9;
 
 fn usual_late_share() -> f64 {
     LATE_SHARE_MAX
@@ -496,6 +525,26 @@ pub(crate) mod tests {
         crate::run::report_of(&config, crate::io::Engine::Epoll, &crate::run::Sum::default(), None, &corpus)
     }
     use std::time::Duration;
+
+    #[test]
+    fn a_report_that_cannot_be_true_is_refused_by_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("odd.json");
+        let load = |change: fn(&mut Test)| {
+            let mut report = sample();
+            change(&mut report.tests[0]);
+            fs::write(&path, serde_json::to_vec(&report).unwrap()).unwrap();
+            Report::load(&path).map(drop).map_err(|why| {
+                assert!(why.starts_with(&path.display().to_string()), "{why}");
+                why
+            })
+        };
+        assert_eq!(load(|_| {}), Ok(()));
+        assert!(load(|test| test.results.acked = u64::MAX).unwrap_err().contains("18446744073709551615"));
+        assert!(load(|test| test.results.faults = [("reset".to_owned(), 1 << 60)].into()).is_err());
+        assert!(load(|test| test.results.span_s = -5.0).unwrap_err().contains("-5 seconds"));
+        assert!(load(|test| test.results.histograms.slip = "AAAA".into()).unwrap_err().contains("histograms.slip"));
+    }
 
     #[test]
     fn a_time_is_spelled_as_date_does() {

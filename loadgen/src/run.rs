@@ -21,8 +21,8 @@ use crate::timeline::{Second, Timeline};
 use crate::validity::{Judge, Verdict};
 use crate::warmup::{EndedBy, Sample, WarmUp};
 use crate::worker::{Clock, Orders, Outcome, Task, Word, Worker};
-use ringest_sys::cpu;
 use ringest_sys::signal::{Signal, Signals};
+use ringest_sys::{cpu, limit};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -52,6 +52,7 @@ pub fn run(
     see: &mut dyn FnMut(&Second),
 ) -> Result<Finished, String> {
     let timestamp = utc(SystemTime::now());
+    check_descriptors(config)?;
     let peer = find(config)?;
     let corpus = Corpus::load(&config.source, &config.shape, config.stamped)?;
     if config.datagram_len_max.is_some() && corpus.longest() > datagrams::LEN_MAX {
@@ -61,8 +62,10 @@ pub fn run(
             datagrams::LEN_MAX
         ));
     }
-    let crew = Crew::start(config, engine, peer, &corpus)?;
-    let (mut sum, mut signal) = crew.watch(config, signals, see);
+    let (mut sum, mut signal) = match Crew::start(config, engine, peer, &corpus, signals)? {
+        Start::Ready(crew) => crew.watch(config, signals, see),
+        Start::GivenUp(signal) => (Sum::new(config), Some(signal)),
+    };
 
     let mut headroom = None;
     if config.headroom && signal.is_none() {
@@ -155,6 +158,14 @@ impl Sum {
     }
 }
 
+/// What became of connecting.
+#[derive(Debug)]
+enum Start {
+    Ready(Crew),
+    /// Somebody did not want to wait for it.
+    GivenUp(Signal),
+}
+
 /// The workers of a run.
 #[derive(Debug)]
 struct Crew {
@@ -171,7 +182,13 @@ struct Crew {
 
 impl Crew {
     /// Starts a thread per worker, waits until every one has its connections, and lets them go together.
-    fn start(config: &Config, engine: Engine, peer: SocketAddr, corpus: &Corpus) -> Result<Crew, String> {
+    fn start(
+        config: &Config,
+        engine: Engine,
+        peer: SocketAddr,
+        corpus: &Corpus,
+        signals: &Signals,
+    ) -> Result<Start, String> {
         let clock = Clock::start();
         let stop = Arc::new(AtomicBool::new(false));
         let measured_ns = Arc::new(AtomicU64::new(u64::MAX));
@@ -193,11 +210,19 @@ impl Crew {
                 .spawn(move || job.work(&go, &orders, &outlet))
                 .map_err(|error| format!("cannot start worker {worker}: {error}"))?;
         }
-        for _ in 0..config.workers {
-            match words.recv() {
-                Ok((_, Word::Ready)) => {}
+        let mut waiting = config.workers;
+        while waiting > 0 {
+            // A server that takes connections and says nothing is waited for in vain, and so is the last of many.
+            if let Some(signal) = signals.take() {
+                return Ok(Start::GivenUp(signal));
+            }
+            match words.recv_timeout(LOOK_EVERY) {
+                Ok((_, Word::Ready)) => waiting -= 1,
                 Ok((_, Word::Failed(why))) => return Err(why),
-                Ok(_) | Err(_) => return Err("a worker ended before it began; see above".into()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err("a worker ended before it began; see above".into());
+                }
             }
         }
         let start_ns = clock.now_ns() + HEAD_START_NS;
@@ -205,7 +230,7 @@ impl Crew {
         for start in starts {
             start.send(start_ns).map_err(|_| "a worker ended before it began; see above")?;
         }
-        Ok(Crew { words, spares, stop, began, clock, start_ns, measured_ns })
+        Ok(Start::Ready(Crew { words, spares, stop, began, clock, start_ns, measured_ns }))
     }
 
     /// Gathers what the workers measure until the last is done.
@@ -332,6 +357,22 @@ fn timetable(config: &Config, worker: u64) -> Timetable {
         measured.due_before(duration.as_nanos() as u64);
     }
     Timetable { measured: Some(measured), warm_up }
+}
+
+/// A connection takes a descriptor. That there are too few is better known before the first is made than after the last
+/// that could be.
+fn check_descriptors(config: &Config) -> Result<(), String> {
+    let most = limit::raise_open_files().map_err(|error| format!("cannot raise the limit of open files: {error}"))?;
+    let (connections, idle) = (config.connections, config.habits.idle);
+    let needed = connections + idle + config.workers * DESCRIPTORS_PER_WORKER + DESCRIPTORS_BESIDE;
+    if needed <= most {
+        return Ok(());
+    }
+    let those = if idle == 0 { format!("{connections}") } else { format!("{connections} and {idle} idle") };
+    Err(format!(
+        "{those} connections need {needed} open files, and this process may have {most}; use fewer, or raise the hard limit \
+         (ulimit -H -n {needed})"
+    ))
 }
 
 /// The first address of the server that takes a connection.
@@ -487,6 +528,10 @@ fn given_up_gate(tally: &Tally) -> Option<Gate> {
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A ring or a poller, and what it waits on.
+const DESCRIPTORS_PER_WORKER: u64 = 2;
+/// Standard streams, signals, and every file that a run may write.
+const DESCRIPTORS_BESIDE: u64 = 24;
 /// Longer than workers take to look, and than most of them are kept from looking.
 const DECIDED_AHEAD_NS: u64 = 100_000_000;
 const LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -4,149 +4,34 @@
 //! whoever gathers them and goes on with empty ones. A turn: wait, hear, send what is due.
 
 mod fleet;
+mod open_loop;
+mod task;
 
 use crate::books::{Desk, Fault};
-use crate::connection::{Connection, SessionTerms, explain};
+use crate::connection::{Connection, explain};
 use crate::corpus::{Corpus, Sender};
 use crate::gauge::Gauge;
 use crate::interval::{self, Interval, Phase};
-use crate::io::{Engine, Event, Intake, Io, News};
+use crate::io::{Event, Intake, Io, News};
 use crate::latency::Latency;
 use crate::ledger::{Entry, Mode};
-use crate::packer::{Compression, Packer};
+use crate::packer::Packer;
 use crate::schedule::{Course, Schedule, Timetable};
 use crate::shed::Shed;
-use crate::stream::TlsTerms;
 use crate::tally::Tally;
-use crate::validity::LATE_NS;
 use fleet::Fleet;
-pub use fleet::Habits;
+use open_loop::Stall;
 use ringest_sys::clock;
 use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender as Outlet};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender as Outlet;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// What one worker is to do.
-#[derive(Clone, Debug)]
-pub struct Task {
-    /// Its number.
-    pub worker: u16,
-    /// The run.
-    pub run: u32,
-    /// Where the server is.
-    pub peer: SocketAddr,
-    /// What carries the bytes.
-    pub engine: Engine,
-    /// How connections are encrypted.
-    pub tls: Option<TlsTerms>,
-    /// How each connection speaks.
-    pub modes: Vec<Mode>,
-    /// What connections are in the habit of.
-    pub habits: Habits,
-    /// How sessions speak.
-    pub terms: SessionTerms,
-    /// What becomes a gzip member; `None` sends plain text.
-    pub compression: Option<Compression>,
-    /// Lines unanswered per connection at most.
-    pub depth: u64,
-    /// Open loop: lines due and unanswered at most, of all connections; those that come due beyond are shed.
-    pub in_flight_max: Option<u64>,
-    /// Lines per send at most.
-    pub batch: u64,
-    /// Lines in all; `None` for no limit.
-    pub lines: Option<u64>,
-    /// How long lines are sent; `None` for no limit.
-    pub duration_ns: Option<u64>,
-    /// Whether lines are sent before those that count.
-    pub warms_up: bool,
-    /// How long answers are waited for after the last line.
-    pub drain_ns: u64,
-    /// How long a broken connection is tried again.
-    pub reconnect_for_ns: u64,
-}
-
-/// What a worker owes from the instant on that lines count from.
-#[derive(Debug)]
-pub(crate) struct Owed {
-    /// When lines are due, begun at that instant; `None` in a closed loop.
-    pub(crate) course: Option<Course>,
-    /// How many lines; `None` for no limit.
-    pub(crate) lines: Option<u64>,
-    /// When no more are sent.
-    pub(crate) end_ns: u64,
-}
-
-impl Task {
-    /// What is owed from `from_ns` on. An open loop that is bounded in time owes every line whose time comes before the
-    /// end, however late it is.
-    pub(crate) fn owed_from(&self, course: Option<Course>, from_ns: u64) -> Owed {
-        let end_ns = self.duration_ns.map_or(u64::MAX, |duration_ns| from_ns + duration_ns);
-        let Some(course) = course else { return Owed { course: None, lines: self.lines, end_ns } };
-        let mut course = course.starting_at(from_ns);
-        if self.duration_ns.is_none() {
-            return Owed { course: Some(course), lines: self.lines, end_ns };
-        }
-        let due = course.due_before(end_ns);
-        let lines = self.lines.map_or(due, |lines| lines.min(due));
-        Owed { course: Some(course), lines: Some(lines), end_ns: end_ns + self.drain_ns }
-    }
-}
-
-/// What a worker says while it works.
-#[derive(Debug)]
-pub enum Word {
-    /// Every connection is up and greeted.
-    Ready,
-    /// It cannot work, and why.
-    Failed(String),
-    /// What about one second measured. The last one comes before [`Word::Done`].
-    Interval(Box<Interval>),
-    /// It has finished.
-    Done(Box<Outcome>),
-}
-
-/// What a worker leaves.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Counts of all lines but those of the warm-up, and of all connections.
-    pub tally: Tally,
-    /// Counts of the lines of the warm-up.
-    pub warm_up: Tally,
-    /// What each connection leaves to be proved.
-    pub entries: Vec<Entry>,
-    /// Sentences for a person.
-    pub complaints: Vec<String>,
-    /// The level that sessions were answered at, where there were any.
-    pub level: Option<String>,
-    /// Processor time of the worker's thread from the first line's turn that counts.
-    pub cpu_ns: u64,
-    /// From the first line's turn that counts to the last answer.
-    pub span_ns: u64,
-    /// From the first line's turn that counts until no more were sent.
-    pub sent_ns: u64,
-}
-
-/// The run's clock: nanoseconds since a common instant.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
-
-impl Clock {
-    /// A clock that starts now.
-    pub fn start() -> Clock {
-        Clock(Instant::now())
-    }
-
-    /// Nanoseconds since it started.
-    #[inline]
-    pub fn now_ns(&self) -> u64 {
-        self.0.elapsed().as_nanos() as u64
-    }
-}
+pub use fleet::Habits;
+pub(crate) use task::Owed;
+pub use task::{Clock, Orders, Outcome, Task, Word};
 
 /// A worker at work.
 #[derive(Debug)]
@@ -188,23 +73,6 @@ pub struct Worker {
     fleet: Fleet,
 }
 
-/// Open loop: lines are due that no connection had room for. It lasts until the last of them is sent.
-#[derive(Clone, Copy, Debug)]
-struct Stall {
-    since_ns: u64,
-    /// Since when there is room again; `None` while there is not.
-    until_ns: Option<u64>,
-}
-
-impl Stall {
-    /// Whether a line that was due at `intended_ns` is late because of it. Those that came due after it wait behind those
-    /// that came due in it; but who takes longer to catch up than the stall took is slow himself.
-    fn delays(&self, intended_ns: u64) -> bool {
-        let upto_ns = self.until_ns.map_or(u64::MAX, |until_ns| 2 * until_ns - self.since_ns);
-        (self.since_ns.saturating_sub(LATE_NS)..upto_ns).contains(&intended_ns)
-    }
-}
-
 /// What connections work with; lent to one at a time.
 #[derive(Debug)]
 struct Kit {
@@ -237,18 +105,6 @@ impl Kit {
             now_ns,
         }
     }
-}
-
-/// What a worker hears while it works.
-#[derive(Debug)]
-pub struct Orders {
-    /// Set by whoever runs the workers, read by all of them once per turn: send no more.
-    pub stop: Arc<AtomicBool>,
-    /// Empty histograms for the next interval.
-    pub spares: Receiver<Latency>,
-    /// Since when lines count, in a run with a warm-up: far away until that is decided. Set by whoever runs the workers,
-    /// ahead of time, so that all of them change over together.
-    pub measured_ns: Arc<AtomicU64>,
 }
 
 impl Worker {
@@ -387,7 +243,7 @@ impl Worker {
         self.shed = Shed::from(self.next_slot);
         let Owed { course, lines, end_ns } = self.task.owed_from(course, from_ns);
         Schedule::go_on(&mut self.kit.schedule, self.next_slot, course);
-        self.end_slot = lines.map(|lines| self.next_slot + lines);
+        self.end_slot = lines.map(|lines| self.next_slot.saturating_add(lines));
         end_ns
     }
 
@@ -545,74 +401,6 @@ impl Worker {
                 return Ok(());
             }
             self.send(at, room.min(self.task.batch))?;
-        }
-    }
-
-    /// Open loop: deals out the lines whose turn has come, in rotation. A line that no connection can take stays the
-    /// next one; it is late, and counts from its own time. Where lines come due faster than they are sent, the turn ends all
-    /// the same: answers have to be heard, and the end.
-    fn send_due(&mut self) {
-        let count = self.connections.len();
-        let mut refused_in_a_row = 0;
-        for _ in 0..count.max(SENDS_PER_TURN_MIN) {
-            if refused_in_a_row == count {
-                break;
-            }
-            let now_ns = self.clock.now_ns();
-            let due_upto = self.kit.schedule.as_mut().map_or(0, |schedule| schedule.due(now_ns));
-            let due_upto = due_upto.min(self.end_slot.unwrap_or(u64::MAX));
-            self.shed_beyond(due_upto);
-            self.next_slot = self.shed.skip(self.next_slot);
-            let due = self.shed.before_next(due_upto).saturating_sub(self.next_slot);
-            if due == 0 {
-                self.stall = None;
-                return;
-            }
-            let at = self.rotation;
-            self.rotation = (self.rotation + 1) % count;
-            let room = if self.is_leaving(at) { 0 } else { self.connections[at].room(self.task.depth) };
-            if room == 0 {
-                refused_in_a_row += 1;
-                continue;
-            }
-            refused_in_a_row = 0;
-            if let Some(stall) = &mut self.stall {
-                stall.until_ns.get_or_insert(now_ns);
-            }
-            let lines = due.div_ceil(count as u64).min(self.task.batch).min(room);
-            self.note_slip(lines, now_ns);
-            if let Err(fault) = self.send(at, lines) {
-                self.handle_fault(at, fault);
-            }
-        }
-        if refused_in_a_row < count {
-            return;
-        }
-        // Room for a few lines of many that are late does not end a stall.
-        let since_ns = self.stall.map_or_else(|| self.clock.now_ns(), |stall| stall.since_ns);
-        self.stall = Some(Stall { since_ns, until_ns: None });
-    }
-
-    /// Of the lines that came due since the last time, sheds those for which too many others are waiting or under way.
-    fn shed_beyond(&mut self, due_upto: u64) {
-        let Some(in_flight_max) = self.task.in_flight_max else { return };
-        let Kit { tally, warm_up, .. } = &mut self.kit;
-        let under_way = tally.offered + warm_up.offered - tally.finished() - warm_up.finished();
-        let shed = self.shed.take(self.next_slot, due_upto, in_flight_max.saturating_sub(under_way));
-        if shed > 0 {
-            tally.offered += shed;
-            tally.fail("shed", shed);
-            self.gauge.shed(shed);
-        }
-    }
-
-    /// How late the next `lines` are, and by whose fault.
-    fn note_slip(&mut self, lines: u64, now_ns: u64) {
-        let Some(schedule) = &mut self.kit.schedule else { return };
-        for slot in self.next_slot..self.next_slot + lines {
-            let intended_ns = schedule.at(slot);
-            self.kit.latency.slip.record(now_ns.saturating_sub(intended_ns), 1);
-            self.gauge.sent(intended_ns, now_ns, |at_ns| self.stall.is_some_and(|stall| stall.delays(at_ns)));
         }
     }
 
@@ -815,8 +603,6 @@ enum Urgency {
 /// How often a quiet worker looks whether it should stop.
 pub(crate) const WAIT_MAX_NS: u64 = 50_000_000;
 pub(crate) const SPIN_NS: u64 = 60_000;
-/// Lines are dealt out to every connection once per turn, and where there are few of them, so often.
-const SENDS_PER_TURN_MIN: usize = 64;
 const DRAIN_STOPPED_NS: u64 = 1_000_000_000;
 const GREETING_NS: u64 = 5_000_000_000;
 /// What a TLS handshake may take on top, on average: both sides together take one to two milliseconds of processor time.

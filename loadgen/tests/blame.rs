@@ -271,6 +271,28 @@ fn a_promise_that_no_rate_keeps_is_a_breach() {
 }
 
 #[test]
+fn a_search_whose_server_goes_away_tells_what_it_found_until_then() {
+    let server = Server::start(Script::default());
+    let doomed = server.clone();
+    let death = thread::spawn(move || {
+        // The first rate is tried with two connections, one of which looks whether anybody is there.
+        while doomed.connections() < 3 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        doomed.die();
+    });
+    let arguments = "--find-max --slo-p99 5s -R 50 -d 300ms -w 0 -c 1 --reconnect-for 100ms --drain 100ms --json -";
+    let port = server.addr.port().to_string();
+    let output = loadgen(arguments).args(["--host", "127.0.0.1", "--port", &port]).output().unwrap();
+    death.join().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+    let knee = &report["find_max"];
+    assert_eq!((output.status.code(), &knee["is_complete"]), (Some(1), &false.into()), "{}", stderr(&output));
+    assert!(knee["probes"].as_array().is_some_and(|probes| !probes.is_empty()), "{knee}");
+    assert!(stderr(&output).contains("nothing listens there"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_promise_about_latency_is_a_gate() {
     let _machine = machine();
     let server = Server::start(Script { slow_ms: 20, ..Script::default() });

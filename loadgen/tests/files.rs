@@ -158,6 +158,35 @@ fn a_disk_that_fills_up_during_the_run_is_said_and_the_report_is_written_all_the
 }
 
 #[test]
+fn a_ledger_that_cannot_be_kept_takes_nothing_else_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("gone");
+    std::fs::create_dir(&place).unwrap();
+    let server = Server::start(Script::default());
+    let child = loadgen("-R 100 -d 60s -c 1 --host 127.0.0.1 --json -")
+        .args(["--port", &server.addr.port().to_string(), "--ledger"])
+        .arg(place.join("ledger.json"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let patience = std::time::Instant::now();
+    while server.stored_lines() == 0 {
+        assert!(patience.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::fs::remove_dir_all(&place).unwrap();
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "a ledger was asked for");
+    assert!(stderr(&output).contains("cannot write the ledger"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("throughput"), "the table is shown all the same: {}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("the report is whole");
+    assert_eq!(report["tests"][0]["verdict"], "interrupted");
+}
+
+#[test]
 fn shards_are_merged_and_runs_compared_on_the_command_line() {
     let directory = tempfile::tempdir().unwrap();
     let place = |name: &str| directory.path().join(name);

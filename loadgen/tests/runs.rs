@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn results(report: &Value) -> &Value {
     &report["tests"][0]["results"]
@@ -275,6 +275,55 @@ fn an_interrupted_run_leaves_a_report_and_a_ledger() {
         assert_eq!(report["verification"]["books_closed"], true);
         assert_eq!(last_line(&reconcile(&ledger, &server.stored())), PERFECT);
     }
+}
+
+#[test]
+fn whoever_does_not_want_to_wait_for_the_greetings_does_not_have_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let report = directory.path().join("report.json");
+    let server = Server::start(Script { mute: true, ..Script::default() });
+    let child = loadgen("-d 60s -c 2 -t 2 --quiet --host 127.0.0.1 --mode session")
+        .args(["--port", &server.addr.port().to_string()])
+        .arg("--json")
+        .arg(&report)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    // One looks whether anybody is there; the others say hello and wait five seconds.
+    while server.connections() < 3 {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let asked = Instant::now();
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(asked.elapsed() < Duration::from_secs(4), "it waited for {:?}", asked.elapsed());
+    let report: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    assert_eq!((&report["tests"][0]["verdict"], &results(&report)["offered"]), (&"interrupted".into(), &0.into()));
+}
+
+#[test]
+fn more_connections_than_files_may_be_open_are_refused_before_the_first() {
+    let server = Server::start(Script::default());
+    let port = server.addr.port().to_string();
+    // A shell's own limit, which goes for what it starts.
+    let run = |connections: &str| {
+        let line = format!("ulimit -S -n 64; ulimit -H -n 128; exec \"$@\" --port {port} -n 200 {connections}");
+        let inner = loadgen("-q --host 127.0.0.1");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &line, "sh"]).arg(inner.get_program()).args(inner.get_args());
+        command.env_clear().env("LOADGEN_MAX_LATE_SHARE", "100%").output().unwrap()
+    };
+    let output = run("-c 100 --idle-connections 50");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("100 and 50 idle connections need") && said.contains("may have 128"), "{said}");
+    assert_eq!(server.connections(), 0, "and none was made");
+    let output = run("-c 90");
+    assert_eq!(output.status.code(), Some(0), "more than the soft limit: {}", stderr(&output));
 }
 
 #[test]
