@@ -85,7 +85,11 @@ impl Watching<'_> {
                 return Ok((status, false));
             }
             looks += 1;
-            if self.task.heartbeat.is_some_and(|every| (self.task.every * looks).as_nanos() % every.as_nanos() == 0) {
+            if self
+                .task
+                .heartbeat
+                .is_some_and(|every| (self.task.every * looks).as_nanos().is_multiple_of(every.as_nanos()))
+            {
                 self.heartbeat()?;
             }
             // By the beginning, so that lateness does not add up.
