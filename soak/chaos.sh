@@ -27,6 +27,7 @@ clean_up() {
   for one in "${cgroups[@]}"; do
     [[ ! -d $one ]] || rmdir "$one" 2>/dev/null || true
   done
+  rm -f "$here"/*.img
 }
 
 # good NAME SERVER: good clients for a phase, sessions and plain ones, from now on.
@@ -161,11 +162,13 @@ resets() {
 }
 
 half_open() {
-  local dead
+  local dead=0 try
   good gone-good main
   harm gone 70
-  sleep 2
-  dead=$(in_lab cat /proc/net/tcp | awk '$4 == "01"' | wc -l)
+  for ((try = 0; try < 100 && dead < 70; try++)); do
+    sleep 0.1
+    dead=$(in_lab cat /proc/net/tcp | awk '$4 == "01"' | wc -l)
+  done
   # From here on nothing reaches anybody, and nobody is told.
   in_lab ip link set eth0 down
   loaded gone-good
@@ -351,4 +354,3 @@ failing
 slow
 starved
 forget_segments
-rm -f "$here"/*.img

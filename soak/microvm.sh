@@ -16,6 +16,7 @@ qemu=
 
 clean_up() {
   [[ -z $qemu ]] || kill -KILL "$qemu" 2>/dev/null || true
+  rm -rf "$here"/{durable,initramfs,initramfs.gz,words,writes.log} "$here"/*.img
 }
 
 # fetch: a kernel with its modules and a shell, as Debian has them; once.
@@ -206,4 +207,3 @@ claim "written: lines missing that are followed by others of their session" "$(l
 claim "written: lines stored" "$(look "$here/tail.json" /stored)" at_least 1
 note "written: $(look "$here/tail.json" /missing) of $(look "$here/tail.json" /acked) acknowledged lines are missing, all at the end"
 forget_segments
-rm -rf "$here"/{durable,initramfs,initramfs.gz,words} "$here"/*.img "$here"/writes.log
