@@ -299,7 +299,7 @@ pub struct Micro {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: u32,
     /// Length of one run in milliseconds.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=SPAN_MAX.as_millis() as u64))]
     pub run_ms: u64,
     /// The figures as JSON; `-` is standard output.
     #[arg(long, value_name = "FILE")]
@@ -319,10 +319,10 @@ pub struct Floor {
     #[arg(long)]
     pub dir: PathBuf,
     /// Length of the window.
-    #[arg(long, default_value_t = 1.5)]
+    #[arg(long, default_value = "1.5", value_parser = seconds_f64)]
     pub seconds: f64,
     /// Time between the first bytes and the window.
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value = "0.5", value_parser = seconds_f64)]
     pub warm_up: f64,
     /// How to receive.
     #[arg(long, value_enum, default_value = "uring")]
@@ -331,7 +331,7 @@ pub struct Floor {
     #[arg(long, value_enum, default_value = "buffered")]
     pub write: Writing,
     /// Mean length of a record, by which bytes are counted as records.
-    #[arg(long, default_value_t = crate::lines::FLAT_LEN)]
+    #[arg(long, default_value_t = crate::lines::FLAT_LEN, value_parser = one_or_more)]
     pub record_size: usize,
 }
 
@@ -345,19 +345,19 @@ pub struct Flood {
     #[arg(long)]
     pub cpu: Option<usize>,
     /// Connections.
-    #[arg(short, long, default_value_t = 50)]
+    #[arg(short, long, default_value_t = 50, value_parser = one_or_more)]
     pub connections: usize,
     /// Mean length of a line, its newline included.
-    #[arg(long, default_value_t = crate::lines::FLAT_LEN)]
+    #[arg(long, default_value_t = crate::lines::FLAT_LEN, value_parser = one_or_more)]
     pub record_size: usize,
     /// Unanswered lines per connection at most; 0 expects no answers, as from the floor.
     #[arg(short, long, default_value_t = 0)]
     pub pipeline: u64,
     /// Length of the window.
-    #[arg(long, default_value_t = 1.5)]
+    #[arg(long, default_value = "1.5", value_parser = seconds_f64)]
     pub seconds: f64,
     /// Time before it.
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value = "0.5", value_parser = seconds_f64)]
     pub warm_up: f64,
 }
 
@@ -450,19 +450,19 @@ pub struct OneCore {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
     /// Length of a window in seconds.
-    #[arg(long, default_value_t = 1.5)]
+    #[arg(long, default_value = "1.5", value_parser = seconds_f64)]
     pub window: f64,
     /// Time before it in seconds.
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value = "0.5", value_parser = seconds_f64)]
     pub warm_up: f64,
     /// Connections.
-    #[arg(short, long, default_value_t = 50)]
+    #[arg(short, long, default_value_t = 50, value_parser = one_or_more)]
     pub connections: usize,
     /// Unanswered lines per connection at most.
     #[arg(short, long, default_value_t = 2048)]
     pub pipeline: u64,
     /// Mean length of a line, its newline included.
-    #[arg(long, default_value_t = crate::lines::FLAT_LEN)]
+    #[arg(long, default_value_t = crate::lines::FLAT_LEN, value_parser = one_or_more)]
     pub record_size: usize,
     /// Idle connections whose memory is measured.
     #[arg(long, default_value_t = 2000)]
@@ -520,8 +520,22 @@ impl Place {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let number = text.trim_end_matches('s').parse::<f64>().map_err(|_| "no number of seconds")?;
-    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+    match Duration::try_from_secs_f64(number) {
+        Ok(span) if span <= SPAN_MAX => Ok(span),
+        _ => Err("between nothing and a day, in seconds".into()),
+    }
 }
+
+/// The same as a number.
+fn seconds_f64(text: &str) -> Result<f64, String> {
+    seconds(text).map(|span| span.as_secs_f64())
+}
+
+fn one_or_more(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "a whole number from 1 on".into())
+}
+
+const SPAN_MAX: Duration = Duration::from_secs(24 * 3600);
 
 fn interval(text: &str) -> Result<Duration, String> {
     seconds(text).and_then(|span| if span.is_zero() { Err("has to be more than 0".into()) } else { Ok(span) })
@@ -553,6 +567,26 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn spans_and_numbers_that_no_run_could_have_are_refused_with_what_they_may_be() {
+        for (line, said) in [
+            ("tiers --window 1e300", "a day"),
+            ("tiers --window 90000", "a day"),
+            ("tiers --cooldown=-1", "a day"),
+            ("compare default default --warm-up NaN", "a day"),
+            ("floor --dir d --seconds inf", "a day"),
+            ("floor --dir d --record-size 0", "from 1 on"),
+            ("flood --port 1 --connections 0", "from 1 on"),
+            ("one-core --server s --loadgen l --window=-0.5", "a day"),
+            ("micro --run-ms 0", "1..=86400000"),
+        ] {
+            let words = std::iter::once("ringest-bench").chain(line.split(' '));
+            let error = Cli::try_parse_from(words).expect_err(line).to_string();
+            assert!(error.contains(said), "{line}: {error}");
+        }
+        assert!(Cli::try_parse_from(["ringest-bench", "tiers", "--window", "86400s"]).is_ok());
     }
 
     #[test]

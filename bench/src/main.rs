@@ -7,12 +7,12 @@ use ringest_bench::outcome::Outcome;
 use ringest_bench::report::Report;
 use ringest_bench::soak::{judge, lookup, summary, watch};
 use ringest_bench::{compare, flood, floor, gate, micro, one_core, page, stress, tiers};
+use ringest_loadgen::output::{Output, is_stdout};
 use serde::Serialize;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -44,14 +44,10 @@ fn run(command: Command) -> io::Result<ExitCode> {
             suite(&results, || gate::run(&task))
         }
         Command::Compare(task) => {
-            check_place(task.json.as_deref())?;
-            check_place(task.html.as_deref())?;
+            let files = Files::open(task.json.as_deref(), task.html.as_deref())?;
             let (session, signal) = compare::run(&task)?;
-            put_text(task.json.as_deref(), &session);
-            put_json(task.json.as_deref(), &session)?;
-            if let Some(path) = &task.html {
-                put(path, &page::of_session(&session)?)?;
-            }
+            files.put_text(&session);
+            files.put(&session, || page::of_session(&session))?;
             Ok(ExitCode::from(match signal {
                 Some(_) => Outcome::Interrupted.code(signal),
                 None if task.fail_if_slower && session.verdict == Verdict::Slower => BOUND_MISSED,
@@ -60,34 +56,33 @@ fn run(command: Command) -> io::Result<ExitCode> {
         }
         Command::Soak(task) => soak(&task),
         Command::Page(task) => {
-            put(&task.html, &page::of_json(&task.report)?)?;
+            let page = page::of_json(&task.report)?;
+            put(Some(open(&task.html)?), &page)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Micro(task) => {
+            let files = Files::open(task.json.as_deref(), None)?;
             let report = micro::run(&task, allocations)?;
-            print!("{}", report.table());
-            put_json(task.json.as_deref(), &report)?;
-            let faults = report.faults();
-            if !faults.is_empty() {
-                println!("FAIL: allocates per record: {}", faults.join(" "));
-                return Ok(ExitCode::from(BOUND_MISSED));
-            }
-            Ok(ExitCode::SUCCESS)
+            files.put_text(&report);
+            let passes = report.faults().is_empty();
+            files.put(&report, no_page)?;
+            Ok(if passes { ExitCode::SUCCESS } else { ExitCode::from(BOUND_MISSED) })
         }
         Command::Floor(task) => {
             let report = floor::run(&task)?;
-            put_json(Some(Path::new("-")), &report)?;
+            Files::open(Some(Path::new("-")), None)?.put(&report, no_page)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Flood(task) => {
             let report = flood::run(&task)?;
-            put_json(Some(Path::new("-")), &report)?;
+            Files::open(Some(Path::new("-")), None)?.put(&report, no_page)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::OneCore(task) => {
+            let files = Files::open(task.json.as_deref(), None)?;
             let report = one_core::run(&task)?;
-            print!("{report}");
-            put_json(task.json.as_deref(), &report)?;
+            files.put_text(&report);
+            files.put(&report, no_page)?;
             let passes = task.report_only || report.is_kept();
             Ok(if passes { ExitCode::SUCCESS } else { ExitCode::from(BOUND_MISSED) })
         }
@@ -127,16 +122,12 @@ fn soak(task: &cli::Soak) -> io::Result<ExitCode> {
 
 /// Runs a suite, and leaves its report where it was asked for.
 fn suite(results: &Results, run: impl FnOnce() -> io::Result<Report>) -> io::Result<ExitCode> {
-    check_place(results.json.as_deref())?;
-    check_place(results.html.as_deref())?;
+    let files = Files::open(results.json.as_deref(), results.html.as_deref())?;
     let report = run()?;
-    put_json(results.json.as_deref(), &report)?;
-    if let Some(path) = &results.html {
-        put(path, &page::of_report(&report)?)?;
-    }
     let verification = &report.verification;
     verification.remarks.iter().for_each(|remark| eprintln!("{remark}"));
     eprintln!("{}: {}", report.suite, verification.verdict);
+    files.put(&report, || page::of_report(&report))?;
     Ok(ExitCode::from(verification.exit_code))
 }
 
@@ -146,39 +137,53 @@ fn allocations() -> u64 {
     (stats.allocations + stats.reallocations) as u64
 }
 
-/// What is for people goes to standard output, unless the JSON does.
-fn put_text(json: Option<&Path>, text: &impl fmt::Display) {
-    if json == Some(Path::new("-")) {
-        eprintln!("{text}");
-    } else {
-        println!("{text}");
+/// Where results go: opened before minutes of measuring, since what cannot be written is better known then than after.
+struct Files {
+    json: Option<Output>,
+    html: Option<Output>,
+    /// Standard output is one of them, and for nothing else.
+    is_taken: bool,
+}
+
+impl Files {
+    fn open(json: Option<&Path>, html: Option<&Path>) -> io::Result<Files> {
+        if let (Some(json), Some(html)) = (json, html)
+            && json == html
+        {
+            let why = format!("--json and --html both go to {}; name another place for one of them", json.display());
+            return Err(io::Error::other(why));
+        }
+        let is_taken = [json, html].into_iter().flatten().any(is_stdout);
+        Ok(Files { json: json.map(open).transpose()?, html: html.map(open).transpose()?, is_taken })
+    }
+
+    /// What is for people goes to standard output, unless that is taken.
+    fn put_text(&self, text: &impl fmt::Display) {
+        let text = text.to_string();
+        let text = text.trim_end();
+        if self.is_taken { eprintln!("{text}") } else { println!("{text}") }
+    }
+
+    /// One that cannot be written keeps the other from nothing.
+    fn put(self, report: &impl Serialize, page: impl FnOnce() -> io::Result<String>) -> io::Result<()> {
+        let Files { json, html, .. } = self;
+        let text = serde_json::to_string(report).map_err(io::Error::other).map(|text| text + "\n");
+        let written = text.and_then(|text| put(json, &text));
+        let drawn = if html.is_some() { page().and_then(|page| put(html, &page)) } else { Ok(()) };
+        written.and(drawn)
     }
 }
 
-fn put_json(path: Option<&Path>, report: &impl Serialize) -> io::Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    put(path, &(serde_json::to_string(report).map_err(io::Error::other)? + "\n"))
+fn no_page() -> io::Result<String> {
+    unreachable!("no place for a page was named")
 }
 
-fn put(path: &Path, text: &str) -> io::Result<()> {
-    if path == Path::new("-") {
-        return io::stdout().write_all(text.as_bytes());
-    }
-    std::fs::write(path, text)
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display())))
+fn open(path: &Path) -> io::Result<Output> {
+    Output::open(path).map_err(io::Error::other)
 }
 
-/// What cannot be written is better known before minutes of measuring than after.
-fn check_place(path: Option<&Path>) -> io::Result<()> {
-    match path {
-        Some(path) if path != Path::new("-") => OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map(drop)
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))),
-        Some(_) | None => Ok(()),
-    }
+fn put(output: Option<Output>, text: &str) -> io::Result<()> {
+    output.map_or(Ok(()), |mut output| output.append(text.as_bytes())).map_err(io::Error::other)
 }
 
 const COULD_NOT_RUN: u8 = 1;

@@ -11,7 +11,7 @@ use crate::cli::Micro;
 use crate::spread::Spread;
 use ringest_sys::cpu;
 use serde::Serialize;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::io;
 use std::time::Duration;
 
@@ -140,8 +140,7 @@ impl Report {
         self.rows.iter().filter(faulty).map(|row| row.name.as_str()).collect()
     }
 
-    /// As a table.
-    pub fn table(&self) -> String {
+    fn table(&self) -> String {
         let mut text = format!(
             "{:<34} {:>24} {:>26} {:>10} {:>10} {:>10}\n",
             "case", "ns/record (min..max)", "MB/s (min..max)", "alloc/rec", "alloc/roll", "copied B"
@@ -182,6 +181,16 @@ impl Report {
     fn batch(&self) -> Option<f64> {
         let median = |name: &str| self.rows.iter().find(|row| row.name == name).map(|row| row.ns_per_record.median);
         Some(median(pipeline::INTAKE)? - median(parts::FRAME)? - median(parts::PARSE_FLAT)?)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.table())?;
+        match &self.faults()[..] {
+            [] => Ok(()),
+            faults => writeln!(f, "FAIL: allocates per record: {}", faults.join(" ")),
+        }
     }
 }
 
