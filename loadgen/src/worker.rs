@@ -185,7 +185,7 @@ impl Worker {
         self.begin_lives(start_ns);
         self.everyone_is_eager();
 
-        let mut give_up_ns = u64::MAX;
+        let (mut give_up_ns, mut hurry_ns) = (u64::MAX, u64::MAX);
         let mut next_interval_ns = start_ns + interval::LEN_NS;
         while self.over < self.connections.len() {
             let now_ns = self.clock.now_ns();
@@ -196,6 +196,10 @@ impl Worker {
                 next_interval_ns = measured_ns + interval::LEN_NS;
             }
             let stopped = orders.stop.load(Ordering::Relaxed);
+            if stopped {
+                // Whoever presses Ctrl-C does not want to wait for long, for the last answers as little as for the next.
+                hurry_ns = hurry_ns.min(now_ns + DRAIN_STOPPED_NS);
+            }
             let stalled = self.is_stalled(now_ns);
             if self.sending && (now_ns >= end_ns || self.is_all_assigned() || stopped || stalled) {
                 self.stop_sending(stopped, stalled);
@@ -203,18 +207,16 @@ impl Worker {
                 self.phase = Phase::Drain;
                 self.stopped_ns = now_ns;
                 next_interval_ns = now_ns + interval::LEN_NS;
-                // Whoever presses Ctrl-C does not want to wait for long.
-                let patience_ns = if stopped { DRAIN_STOPPED_NS } else { u64::MAX };
-                give_up_ns = now_ns + self.task.drain_ns.min(patience_ns);
+                give_up_ns = now_ns + self.task.drain_ns;
             }
-            if now_ns >= give_up_ns {
+            if now_ns >= give_up_ns.min(hurry_ns) {
                 if stopped || !self.connections.iter().any(Connection::is_reconnecting) {
                     break;
                 }
                 // Its own patience ends that; if it comes back, it has the whole time for its answers.
                 give_up_ns = now_ns + self.task.drain_ns;
             }
-            self.turn(next_interval_ns.min(if self.sending { end_ns } else { give_up_ns }));
+            self.turn(next_interval_ns.min(if self.sending { end_ns } else { give_up_ns.min(hurry_ns) }));
             if now_ns >= next_interval_ns {
                 next_interval_ns = interval::next(next_interval_ns, now_ns);
                 self.publish(orders, outlet, Urgency::Usual);

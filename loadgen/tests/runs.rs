@@ -306,6 +306,28 @@ fn whoever_does_not_want_to_wait_for_the_greetings_does_not_have_to() {
 }
 
 #[test]
+fn whoever_does_not_want_to_wait_for_the_last_answers_does_not_have_to() {
+    let server = Server::start(Script { mute: true, ..Script::default() });
+    for pace in ["-R 100 -d 200ms", "-n 20"] {
+        let child = loadgen(&format!("{pace} -c 1 --drain 60s --quiet --json - --host 127.0.0.1"))
+            .args(["--port", &server.addr.port().to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_secs(2));
+        let asked = Instant::now();
+        let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert!(asked.elapsed() < Duration::from_secs(20), "{pace}: it waited for {:?}", asked.elapsed());
+        assert_eq!(output.status.code(), Some(130));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(results(&report)["failures"]["unanswered"], 20, "{pace}: {report}");
+        assert_eq!(report["verification"]["books_closed"], true);
+    }
+}
+
+#[test]
 fn more_connections_than_files_may_be_open_are_refused_before_the_first() {
     let server = Server::start(Script::default());
     let port = server.addr.port().to_string();
