@@ -96,10 +96,10 @@ impl fmt::Display for Verdict {
                 let found = &first.comparison;
                 write!(
                     f,
-                    "\n              {name}: {} is {} than {} by {}: {:.3} ({:.3}..{:.3})",
+                    "\n              {name}: {} against {}: {}; {} {:.3} ({:.3}..{:.3})",
                     session.b,
-                    session.verdict.as_str(),
                     session.a,
+                    session.verdict.as_str(),
                     first.figure.label(),
                     found.ratio,
                     found.low,
