@@ -497,7 +497,7 @@ mod tests {
     fn fresh() -> Session {
         #[allow(clippy::disallowed_methods, reason = "the one moment from which time counts")]
         let now = Instant::now();
-        Session::new(100, AckLevel::Durable, now)
+        Session::new(Arrival { at: now, after: 0 }, 100, AckLevel::Durable, now)
     }
 
     fn plain() -> (Session, String) {
