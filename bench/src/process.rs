@@ -4,6 +4,7 @@
 
 use procfs::process::Process as Proc;
 use ringest_sys::cpu::CpuList;
+use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -70,6 +71,12 @@ impl Launch {
     #[must_use]
     pub fn on(self, cpus: Option<&CpuList>) -> Launch {
         Launch { cpus: cpus.cloned(), ..self }
+    }
+
+    /// The settings that it would run with, as a server prints them; none where it is no such program.
+    pub fn config(&self) -> Option<Value> {
+        let printed = self.command().arg("--print-config").output().ok()?;
+        serde_json::from_slice(&printed.stdout).ok()
     }
 
     fn command(&self) -> Command {

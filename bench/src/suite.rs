@@ -17,7 +17,6 @@ use crate::status::Status;
 use ringest_loadgen::report::utc;
 use ringest_sys::cpu::{self, CpuList};
 use ringest_sys::signal::{Signal, Signals};
-use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -414,8 +413,7 @@ const SEARCH_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What its own formula allows with so many connections of text; none where the program knows no such formula.
 fn memory_bound(launch: &Launch, connections: u64) -> Option<u64> {
-    let printed = Command::new(&launch.program).args(&launch.args).arg("--print-config").env_clear().output().ok()?;
-    let config: Value = serde_json::from_slice(&printed.stdout).ok()?;
+    let config = launch.config()?;
     let memory = |name: &str| config["memory_bytes"][name].as_u64();
     Some(
         memory("base")?

@@ -6,8 +6,9 @@
 use crate::notice;
 use crate::storage::is_served;
 use crate::storage::layout;
-use crate::storage::survey::{self, Foreign, Rest, Segment};
+use crate::storage::survey::{self, Segment};
 use ringest_ingest::scan::{Item, StoredRun, scan};
+use ringest_ingest::survey::{Foreign, Rest, Segment as Found};
 use ringest_ingest::{SegmentFormat, SegmentId};
 use std::collections::HashMap;
 use std::fmt;
@@ -29,7 +30,7 @@ pub fn inspect(path: &Path) -> io::Result<ExitCode> {
         )?;
         for shard in &stored.shards {
             for segment in &shard.segments {
-                let Segment { id, keep, blocks, rows, runs, .. } = segment;
+                let Found { id, keep, blocks, rows, runs, .. } = &segment.found;
                 let state = state(segment, stored.is_served);
                 writeln!(out, "{:>8} {:>20} {keep:>12} {blocks:>8} {rows:>10} {runs:>8}  {state}", shard.label, id.0)?;
             }
@@ -77,7 +78,7 @@ pub fn cat(path: &Path) -> io::Result<ExitCode> {
     quietly(|out| {
         for segment in stored.shards.iter().flat_map(|shard| &shard.segments) {
             read_counted(segment, &mut bytes)?;
-            for item in scan(&bytes, segment.id) {
+            for item in scan(&bytes, segment.found.id) {
                 match item {
                     Item::Block { offset, body, .. } => match body.records() {
                         Some(records) => out.write_all(&records)?,
@@ -140,7 +141,7 @@ impl Stored {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         };
         let segments = vec![survey::survey_file(id, path.to_owned())?];
-        if let Some(foreign) = segments[0].foreign {
+        if let Some(foreign) = segments[0].found.foreign {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {foreign}", path.display())));
         }
         let is_served = path.ancestors().nth(2).is_some_and(is_served);
@@ -179,9 +180,9 @@ impl fmt::Display for Stranger<'_> {
 
 /// The state of a segment, in as few words as tell what to do.
 fn state(segment: &Segment, is_served: bool) -> String {
-    let at = segment.keep;
-    let mut state = match segment.rest {
-        _ if segment.is_ended => "ended".into(),
+    let at = segment.found.keep;
+    let mut state = match segment.found.rest {
+        _ if segment.found.is_ended => "ended".into(),
         Rest::Zeros => "open".into(),
         Rest::Nothing => "cut".into(),
         Rest::Void => format!("failed at {at}, goes on in a later segment"),
@@ -189,7 +190,7 @@ fn state(segment: &Segment, is_served: bool) -> String {
         Rest::Torn { .. } => format!("torn at {at}"),
         Rest::Unfinished { to } => format!("torn at {at}, unacknowledged blocks up to {to}"),
     };
-    for range in &segment.damage {
+    for range in &segment.found.damage {
         state += &format!(", damaged from {} to {}", range.start, range.end);
     }
     state
@@ -220,13 +221,13 @@ impl Findings {
                 Foreign::Unknown => self.sentences.push(format!("{}: {foreign}", path.display())),
             }
         }
-        let newest = shard.segments.last().map(|segment| segment.id);
+        let newest = shard.segments.last().map(|segment| segment.found.id);
         for segment in &shard.segments {
-            if segment.len == 0 && Some(segment.id) != newest {
+            if segment.found.len == 0 && Some(segment.found.id) != newest {
                 self.say(segment, format_args!("empty, though there are later ones: no server leaves one like this"));
             }
         }
-        let mut ids: Vec<u64> = shard.segments.iter().map(|segment| segment.id.0).collect();
+        let mut ids: Vec<u64> = shard.segments.iter().map(|segment| segment.found.id.0).collect();
         ids.extend(shard.foreign.iter().filter_map(|(path, _)| layout::segment_of(path)).map(|id| id.0));
         ids.sort_unstable();
         for pair in ids.windows(2).filter(|pair| pair[1] > pair[0] + 1) {
@@ -247,11 +248,11 @@ impl Findings {
 
     /// What recovery would change.
     fn check_shape(&mut self, segment: &Segment, is_served: bool) {
-        let keep = segment.keep;
-        for range in &segment.damage {
+        let keep = segment.found.keep;
+        for range in &segment.found.damage {
             self.say(segment, format_args!("bytes {} to {} are damaged", range.start, range.end));
         }
-        match segment.rest {
+        match segment.found.rest {
             Rest::Nothing | Rest::Zeros | Rest::Void => {}
             Rest::Torn { .. } | Rest::Unfinished { .. } if is_served => {}
             Rest::Torn { .. } => {
@@ -269,7 +270,7 @@ impl Findings {
         self.segments += 1;
         self.bytes += bytes.len() as u64;
         let mut segment_rows = 0;
-        for item in scan(bytes, segment.id) {
+        for item in scan(bytes, segment.found.id) {
             match item {
                 Item::Segment { .. } | Item::Damage { .. } | Item::Tail { .. } => {}
                 Item::Block { offset, rows, runs, body, .. } => {
@@ -290,7 +291,7 @@ impl Findings {
                     runs.iter().for_each(|run| self.check_run(segment, offset, run, order));
                 }
                 Item::End { rows, .. } => {
-                    if rows != segment_rows && segment.damage.is_empty() {
+                    if rows != segment_rows && segment.found.damage.is_empty() {
                         self.say(segment, format_args!("the last line names {rows} records of {segment_rows}"));
                     }
                 }
@@ -328,14 +329,14 @@ impl Findings {
 /// Reads the bytes of a segment that count. A running server may have cut it in the meantime, or removed it.
 fn read_counted(segment: &Segment, bytes: &mut Vec<u8>) -> io::Result<()> {
     bytes.clear();
-    if segment.keep == 0 {
+    if segment.found.keep == 0 {
         return Ok(());
     }
     match survey::read_segment(&segment.path, bytes) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(err) => Err(err),
         Ok(_) => {
-            bytes.truncate(segment.keep as usize);
+            bytes.truncate(segment.found.keep as usize);
             Ok(())
         }
     }

@@ -16,13 +16,12 @@ use ringest_loadgen::report::utc;
 use ringest_sys::signal::Signals;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Whether it ended as it was to.
@@ -257,15 +256,27 @@ fn allocated(dir: &Path) -> u64 {
 
 /// Descriptors that whoever started us left open, and that the server will have from us; besides the standard three.
 fn inherited() -> io::Result<u64> {
-    let open = Process::myself().and_then(|myself| myself.fd_count()).map_err(io::Error::other)? as u64;
-    // Two of them are the directories that this reads.
-    Ok(open.saturating_sub(5))
+    let mut count = 0;
+    for entry in fs::read_dir("/proc/self/fdinfo")? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(fd) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        count += u64::from(fd > 2 && outlives_exec(&fs::read_to_string(entry.path())?));
+    }
+    Ok(count)
 }
 
+/// By what `/proc/PID/fdinfo/FD` says of one: flags are octal.
+fn outlives_exec(fdinfo: &str) -> bool {
+    let flags = fdinfo.lines().find_map(|line| line.strip_prefix("flags:")).map(str::trim);
+    flags.and_then(|flags| u32::from_str_radix(flags, 8).ok()).is_some_and(|flags| flags & O_CLOEXEC == 0)
+}
+
+/// As `open(2)` has it on Linux.
+const O_CLOEXEC: u32 = 0o2_000_000;
+
 fn ceiling_of(launch: &Launch, connections: u64, inherited: u64) -> Option<Ceiling> {
-    let printed = Command::new(&launch.program).args(&launch.args).arg("--print-config").env_clear().output().ok()?;
-    let config: Value = serde_json::from_slice(&printed.stdout).ok()?;
-    ceiling::of(&config, connections, inherited)
+    ceiling::of(&launch.config()?, connections, inherited)
 }
 
 /// What an earlier life has said stays beside what this one says.

@@ -3,13 +3,14 @@
 //! A driver tells a [`Shard`] what happened (`handle_*`) and asks it what to do ([`Shard::poll`]). What it decides:
 //! which bytes are lines, which lines are records, whose they are and whether they are new; how records gather into
 //! batches, become [`Block`]s and fill segments; when an acknowledgement is true; and, after a crash, what of a
-//! segment is to be believed ([`scan`]).
+//! segment is to be believed ([`scan`]), and what of all of them together ([`survey`]).
 //!
 //! Bytes pass through in one direction: `transport` decodes them where they are encoded, `session` frames them, [`parse`] judges them, `intake` admits them, `writer`
 //! gathers, seals and addresses them. Time is an argument, so that a test can own it.
 
 pub mod parse;
 pub mod scan;
+pub mod survey;
 
 mod batch;
 mod block;

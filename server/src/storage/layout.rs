@@ -3,6 +3,7 @@
 use ringest_ingest::{SegmentFormat, SegmentId, ShardId};
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// `shard-07`.
@@ -25,6 +26,24 @@ fn extension(format: SegmentFormat) -> &'static str {
 /// `00000000000000000042.producers`: where producers stood when that segment was closed.
 pub fn snapshot_name(id: SegmentId) -> String {
     format!("{:020}.producers", id.0)
+}
+
+/// Beside a shard's segments: copies of what was damaged in them, or cut off.
+pub fn quarantine(shard_dir: &Path) -> PathBuf {
+    shard_dir.join(QUARANTINE)
+}
+
+/// `00000000000000000042-4096-8192.bin`: what was in that segment from the first of these bytes up to the last.
+pub fn copy_name(id: SegmentId, range: &Range<u64>) -> String {
+    format!("{:020}-{}-{}.bin", id.0, range.start, range.end)
+}
+
+fn copy_of(path: &Path) -> Option<(SegmentId, Range<u64>)> {
+    let name = path.file_name()?.to_str()?;
+    let mut numbers = name.strip_suffix(".bin")?.split('-').map(str::parse);
+    let (id, from, to) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+    let copy = (SegmentId(id), from..to);
+    (name == copy_name(copy.0, &copy.1)).then_some(copy)
 }
 
 /// The shard that a directory belongs to, if it is one of a shard.
@@ -76,6 +95,12 @@ pub fn snapshots(shard_dir: &Path) -> io::Result<Vec<(SegmentId, PathBuf)>> {
     files(shard_dir, snapshot_of)
 }
 
+/// What lies in a shard's quarantine, in no order. Where there is none, or it cannot be read, nothing.
+pub fn copies(shard_dir: &Path) -> Vec<(SegmentId, Range<u64>)> {
+    let Ok(entries) = fs::read_dir(quarantine(shard_dir)) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| copy_of(&entry.path())).collect()
+}
+
 /// What has one of these names in a log directory and is no directory, or in a shard's and is no file: pipes, devices,
 /// links that lead nowhere. Nothing of it is ever opened, because opening a pipe waits for its writer.
 ///
@@ -115,3 +140,5 @@ fn list<T: Ord>(dir: &Path, read: impl Fn(&Path) -> Option<T>) -> io::Result<Vec
     found.sort();
     Ok(found)
 }
+
+const QUARANTINE: &str = "quarantine";

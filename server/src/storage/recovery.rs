@@ -5,8 +5,9 @@
 //! moment and run again: it comes to the same end.
 
 use super::snapshot::{self, Snapshot};
-use super::survey::{self, Progress, Rest, Segment};
+use super::survey::{self, Segment};
 use super::{at_path, cut, layout, remove_durably, sync_dir};
+use ringest_ingest::survey::{Progress, Rest, advance};
 use ringest_ingest::{ProducerState, SegmentId, home_shard};
 use std::collections::HashMap;
 use std::fmt;
@@ -81,7 +82,7 @@ pub fn recover(log_dir: &Path, shards: u16) -> io::Result<Recovery> {
         let covered = snapshot.as_ref().map(|snapshot| snapshot.segment);
         let survey = survey::survey_behind(&dir, covered)?;
         for segment in &survey.segments {
-            if let Some(named) = segment.shard.filter(|&named| named != shard) {
+            if let Some(named) = segment.found.shard.filter(|&named| named != shard) {
                 let path = segment.path.display();
                 recovery.oddities.push(format!("{path}: written by shard {}, not by this one", named.0));
             }
@@ -107,7 +108,7 @@ pub fn recover(log_dir: &Path, shards: u16) -> io::Result<Recovery> {
             entry.away = away.map(|(name, progress)| progress.of(name)).collect();
         }
         for (name, progress) in stored {
-            survey::advance(&mut producers, name, progress);
+            advance(&mut producers, name, progress);
         }
     }
     recovery.send_home(producers, shards);
@@ -132,33 +133,36 @@ impl Recovery {
 
     /// Makes the files say what the survey says.
     fn settle(&mut self, dir: &Path, segments: &[Segment]) -> io::Result<()> {
-        // First what later segments know of earlier ones, because those that know it may have to go.
-        for segment in segments.iter().filter(|segment| segment.rest == Rest::Void) {
-            self.shorten(segment)?;
-        }
-        // Then from the newest back: once the gap is gone, nothing would tell that what lies behind it must not count.
-        let newest = segments.last().map(|segment| segment.id);
-        for segment in segments.iter().rev() {
-            for range in &segment.damage {
+        // First what is damage: a copy remembers that, whatever goes from behind it.
+        for segment in segments {
+            for range in &segment.found.damage {
                 self.counts.damaged_ranges += 1;
                 self.set_aside(dir, segment, range.clone(), "damaged, and skipped by every reader");
             }
-            if let Rest::Unfinished { to } = segment.rest {
-                self.set_aside(dir, segment, segment.keep..to, "behind a write that was cut off, so cut off too");
+        }
+        // Then what later segments know of earlier ones, because those that know it may have to go.
+        for segment in segments.iter().filter(|segment| segment.found.rest == Rest::Void) {
+            self.shorten(segment)?;
+        }
+        // Then from the newest back: once the gap is gone, nothing would tell that what lies behind it must not count.
+        let newest = segments.last().map(|segment| segment.found.id);
+        for segment in segments.iter().rev() {
+            if let Rest::Unfinished { to } = segment.found.rest {
+                self.set_aside(dir, segment, segment.found.keep..to, "behind a write that was cut off, so cut off too");
             }
             let mut is_safe = true;
-            if let Rest::Torn { to } = segment.rest {
-                is_safe = self.set_aside(dir, segment, segment.keep..to, TORN);
+            if let Rest::Torn { to } = segment.found.rest {
+                is_safe = self.set_aside(dir, segment, segment.found.keep..to, TORN);
             }
-            if segment.len == 0 && Some(segment.id) != newest {
+            if segment.found.len == 0 && Some(segment.found.id) != newest {
                 self.oddities.push(format!("{}: empty, though there are later ones; removed", segment.path.display()));
             }
-            if segment.is_empty() {
-                if segment.rest != Rest::Void {
-                    self.note_cut(segment, segment.len);
+            if segment.found.is_empty() {
+                if segment.found.rest != Rest::Void {
+                    self.note_cut(segment, segment.found.len);
                 }
                 // One that ends in zeros was in use, so that what is in it is its first write, which was cut off.
-                let is_first_write = matches!(segment.rest, Rest::Torn { to } if to < segment.len);
+                let is_first_write = matches!(segment.found.rest, Rest::Torn { to } if to < segment.found.len);
                 if !is_safe && !is_first_write {
                     continue; // There may be room for a copy at the next start.
                 }
@@ -166,8 +170,8 @@ impl Recovery {
                 continue;
             }
             self.counts.segments += 1;
-            self.counts.rows += segment.rows;
-            if segment.rest != Rest::Void {
+            self.counts.rows += segment.found.rows;
+            if segment.found.rest != Rest::Void {
                 self.shorten(segment)?;
             }
         }
@@ -175,17 +179,17 @@ impl Recovery {
     }
 
     fn shorten(&mut self, segment: &Segment) -> io::Result<()> {
-        if segment.keep < segment.len {
-            self.note_cut(segment, segment.len - segment.keep);
-            let cut_short = || cut(&OpenOptions::new().write(true).open(&segment.path)?, segment.keep);
+        if segment.found.keep < segment.found.len {
+            self.note_cut(segment, segment.found.len - segment.found.keep);
+            let cut_short = || cut(&OpenOptions::new().write(true).open(&segment.path)?, segment.found.keep);
             cut_short().map_err(|err| at_path(err, "cannot cut", &segment.path))?;
         }
         Ok(())
     }
 
     fn note_cut(&mut self, segment: &Segment, len: u64) {
-        let (path, keep) = (segment.path.display(), segment.keep);
-        match segment.rest {
+        let (path, keep) = (segment.path.display(), segment.found.keep);
+        match segment.found.rest {
             Rest::Nothing | Rest::Zeros => {}
             Rest::Void => {
                 self.counts.truncated_bytes += len;
@@ -201,11 +205,11 @@ impl Recovery {
     /// there is a copy.
     fn set_aside(&mut self, dir: &Path, segment: &Segment, range: Range<u64>, why: &str) -> bool {
         let (from, to) = (range.start, range.end);
-        let name = format!("{:020}-{from}-{to}.bin", segment.id.0);
+        let name = layout::copy_name(segment.found.id, &range);
         let copied = copy_aside(dir, &segment.path, range, &name);
         let told = match &copied {
-            Ok(()) => format!("copied to {QUARANTINE}/{name}"),
-            Err(err) => format!("it could not be copied to {QUARANTINE}/{name}: {err}"),
+            Ok(()) => format!("copied to quarantine/{name}"),
+            Err(err) => format!("it could not be copied to quarantine/{name}: {err}"),
         };
         self.oddities.push(format!("{}: bytes {from} to {to} are {why}; {told}", segment.path.display()));
         copied.is_ok()
@@ -244,19 +248,12 @@ impl fmt::Display for Counts {
 fn next_segment(dir: &Path) -> io::Result<SegmentId> {
     let named = |err| at_path(err, "cannot read", dir);
     let last = layout::last_id(dir).map_err(named)?.map(|id| id.0);
-    let mut copied = None;
-    if let Ok(entries) = fs::read_dir(dir.join(QUARANTINE)) {
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let id = name.to_str().and_then(|name| name.split_once('-')).and_then(|(id, _)| id.parse().ok());
-            copied = copied.max(id);
-        }
-    }
+    let copied = layout::copies(dir).into_iter().map(|(id, _)| id.0).max();
     Ok(last.max(copied).map_or(FIRST_SEGMENT, |last| SegmentId(last + 1)))
 }
 
 fn copy_aside(dir: &Path, segment: &Path, range: Range<u64>, name: &str) -> io::Result<()> {
-    let quarantine = dir.join(QUARANTINE);
+    let quarantine = layout::quarantine(dir);
     let path = quarantine.join(name);
     if path.exists() {
         return Ok(()); // It got its name only when it was complete.
@@ -290,7 +287,7 @@ fn copy_range(from: &Path, range: Range<u64>, to: &Path) -> io::Result<()> {
 
 /// Copies that a crash cut off are made again, or not needed any more.
 fn remove_leftovers(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir.join(QUARANTINE)) else { return };
+    let Ok(entries) = fs::read_dir(layout::quarantine(dir)) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         if path.to_str().is_some_and(|path| path.ends_with(LEFTOVER_SUFFIX)) {
             let _ = fs::remove_file(path);
@@ -302,8 +299,6 @@ fn remove_leftovers(dir: &Path) {
 const FIRST_SEGMENT: SegmentId = SegmentId(1);
 /// What an end without a whole block is. Which of the two it was cannot be told.
 const TORN: &str = "no whole block: a write was cut off, or damaged later; they are cut off";
-/// Beside a shard's segments: what was damaged in them.
-const QUARANTINE: &str = "quarantine";
 /// Ends the name of a copy that is not complete.
 const LEFTOVER_SUFFIX: &str = ".part";
 /// Bytes copied at once.

@@ -145,6 +145,36 @@ fn blocks_in_the_next_segment_do_not_count_either() {
 }
 
 #[test]
+fn an_end_that_overtook_the_last_block_costs_nothing_that_is_stored_later() {
+    for fate in [Fate::Lost, Fate::Torn(100)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = start(&dir);
+        writer.hello("web", 1);
+        writer.records(1..4);
+        writer.fates = [fate].into();
+        writer.records(4..5);
+        writer.die_in_drain();
+        assert!(contains(&fs::read(segment(&dir, 1)).unwrap(), b"{\"$end\""), "the end was written");
+        assert_eq!(cat(dir.path()), records(1..4));
+
+        let recovery = recovered(&dir);
+        assert_eq!(recovery.producers(), [state("web", 1, 3)]);
+        assert_eq!(recovery.counts.damaged_ranges, 0, "{fate:?}: {:?}", recovery.oddities);
+        assert_eq!(recovery.oddities.len(), usize::from(fate != Fate::Lost), "zeros are cut off in silence");
+        assert_eq!(verify(dir.path()), Ok(()));
+
+        let mut writer = Writer::start(dir.path(), 0, &recovery, one_record_per_block());
+        writer.hello("web", 1);
+        writer.records(4..7);
+        assert!(writer.sent.contains("\"upto\":6"), "{}", writer.sent);
+        drop(writer);
+        assert_eq!(recovered(&dir).producers(), [state("web", 1, 6)], "{fate:?}: what was acknowledged is still there");
+        assert_eq!(cat(dir.path()), records(1..7));
+        assert_eq!(verify(dir.path()), Ok(()));
+    }
+}
+
+#[test]
 fn damage_is_copied_aside_and_what_is_behind_it_still_counts() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = start(&dir);

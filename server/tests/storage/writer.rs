@@ -114,6 +114,13 @@ impl Writer {
         assert!(self.shard.is_drained());
     }
 
+    /// Is told to end in order, and crashes in the middle of that.
+    pub(crate) fn die_in_drain(mut self) {
+        self.shard.handle_drain(self.now);
+        self.act();
+        assert!(!self.shard.is_drained());
+    }
+
     fn act(&mut self) {
         while let Some(action) = self.shard.poll() {
             match action {

@@ -7,7 +7,8 @@
 use crate::rng::Rng;
 use ringest_ingest::ProducerState;
 use ringest_wire::AckLevel;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 
 pub(crate) const SECTOR: usize = 512;
 
@@ -42,8 +43,8 @@ pub(crate) struct File {
     /// Cut to this length; a power cut may undo it, unless it was synced.
     cut: Option<u64>,
     is_cut_synced: bool,
-    /// Where the damage starts that was copied aside.
-    set_aside: BTreeSet<usize>,
+    /// Damage that was copied aside.
+    set_aside: HashSet<Range<u64>>,
 }
 
 #[derive(Debug)]
@@ -171,13 +172,13 @@ impl File {
         self.cut.is_some()
     }
 
-    /// Damage that starts there is copied, for good.
-    pub(crate) fn set_aside(&mut self, from: usize) {
-        self.set_aside.insert(from);
+    /// That damage is copied, for good.
+    pub(crate) fn set_aside(&mut self, range: Range<u64>) {
+        self.set_aside.insert(range);
     }
 
-    pub(crate) fn is_set_aside(&self, from: usize) -> bool {
-        self.set_aside.contains(&from)
+    pub(crate) fn is_set_aside(&self, range: &Range<u64>) -> bool {
+        self.set_aside.contains(range)
     }
 
     /// Recovery has decided: these bytes and no more, all of them safe.
