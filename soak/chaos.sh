@@ -77,15 +77,6 @@ in_lab() {
   ip netns exec "$tag" "$@"
 }
 
-# disk NAME MIB: an ext4 of its own for that server's segments.
-disk() {
-  local dir=$here/servers/$1/logs
-  mkdir -p "$dir"
-  {
-    truncate -s "$2M" "$here/$1.img" && mkfs.ext4 -q -F "$here/$1.img" && mount -o loop "$here/$1.img" "$dir"
-  } 2>"$here/disk.txt" || cannot "no file system can be mounted: $(tail -1 "$here/disk.txt")"
-}
-
 latency() {
   local proxy
   good latency-good main

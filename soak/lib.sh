@@ -41,7 +41,7 @@ serve() {
   rm -f "$dir/ready"
   # A session of its own: Ctrl-C reaches the script alone, which ends things in order.
   setsid "$bench" soak watch --dir "$dir" --connections "$connections" --every "${every:-1}" ${heartbeat:+--heartbeat "$heartbeat"} \
-    "$server" -- "$@" 2>>"$dir/watch.log" > >(cat >/dev/null) &
+    "$server" -- "$@" 2>>"$dir/watch.log" >/dev/null &
   watcher[$name]=$!
   until=$((SECONDS + 30))
   while [[ ! -s $dir/ready ]]; do
@@ -63,10 +63,15 @@ end_server() {
   unset "watcher[$1]"
 }
 
+# will_end NAME "WAIT STATUS": its next end is meant, and looks like that; or like one of several, a line each.
+will_end() {
+  echo "$2" >"$here/servers/$1/expected"
+}
+
 # kill_server NAME SIGNAL "WAIT STATUS": ends it by that signal, which is meant: kill_server main KILL "signal: 9 (SIGKILL)".
 kill_server() {
-  echo "$3" >"$here/servers/$1/expected"
-  kill -s "$2" "${pid[$1]}"
+  will_end "$1" "$3"
+  kill -s "$2" "${pid[$1]}" 2>/dev/null || true
   wait "${watcher[$1]}" || true
   unset "watcher[$1]"
 }
@@ -168,6 +173,15 @@ timing() {
   local window
   window=$(awk -v s="$seconds" -v n="$1" 'BEGIN { w = s / n / 24 - 1.3; print (w < 0.5 ? 0.5 : w > 10 ? 10 : w) }')
   timed=(--pairs 6 --window "$window" --warm-up 0.3)
+}
+
+# disk NAME MIB: an ext4 of its own for that server's segments.
+disk() {
+  local dir=$here/servers/$1/logs
+  mkdir -p "$dir"
+  {
+    truncate -s "$2M" "$here/$1.img" && mkfs.ext4 -q -F "$here/$1.img" && mount -o loop "$here/$1.img" "$dir"
+  } 2>"$here/disk.txt" || cannot "no file system can be mounted: $(tail -1 "$here/disk.txt")"
 }
 
 # nested: a corpus of huge nested records; its path.

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 pub struct Meters {
     /// Nanoseconds on a processor, by thread, with the threads' names.
     pub threads: BTreeMap<i32, (String, u64)>,
+    /// How many of them are the kernel's, for io_uring.
+    pub io_workers: u64,
     /// Resident bytes.
     pub rss: u64,
     /// Resident bytes, what is shared counted by parts.
@@ -221,10 +223,13 @@ fn read(pid: u32) -> ProcResult<Meters> {
     let number = i32::try_from(pid).map_err(|_| ProcError::Other("no such number".into()))?;
     let process = Process::new(number)?;
     let started = process.stat()?.starttime;
-    let (mut threads, mut voluntary_switches, mut involuntary_switches) = (BTreeMap::new(), 0, 0);
+    let (mut threads, mut io_workers) = (BTreeMap::new(), 0);
+    let (mut voluntary_switches, mut involuntary_switches) = (0, 0);
     for task in process.tasks()?.flatten() {
         // A thread may end while the list is read.
-        let (Ok(schedstat), Ok(status)) = (task.schedstat(), task.status()) else { continue };
+        let (Ok(schedstat), Ok(status), Ok(stat)) = (task.schedstat(), task.status(), task.stat()) else { continue };
+        // Not by its name: until it runs for the first time, that is the one of the thread that needed it.
+        io_workers += u64::from(stat.flags & PF_IO_WORKER != 0);
         threads.insert(task.tid, (status.name, schedstat.sum_exec_runtime));
         voluntary_switches += status.voluntary_ctxt_switches.unwrap_or(0);
         involuntary_switches += status.nonvoluntary_ctxt_switches.unwrap_or(0);
@@ -232,6 +237,7 @@ fn read(pid: u32) -> ProcResult<Meters> {
     let memory = memory(pid).map_err(|error| ProcError::Other(error.to_string()))?;
     Ok(Meters {
         threads,
+        io_workers,
         rss: memory.rss,
         pss: memory.pss,
         fds: process.fd_count()? as u64,
@@ -240,6 +246,9 @@ fn read(pid: u32) -> ProcResult<Meters> {
         started,
     })
 }
+
+/// As `include/linux/sched.h` has it.
+const PF_IO_WORKER: u32 = 0x10;
 
 #[cfg(test)]
 mod tests {

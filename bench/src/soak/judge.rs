@@ -5,6 +5,7 @@
 
 use super::leak::{self, slope};
 use super::record::{Ceiling, Claim, Growth, Life, LoadSeen, Look, Sample, ServerSeen, Verdict};
+use super::summary::put;
 use super::watch::{LIVES, SAMPLES, STAGES, read_lines};
 use crate::cli::Judge;
 use crate::compare::Session;
@@ -26,8 +27,7 @@ pub fn run(task: &Judge) -> io::Result<Verdict> {
     let verdict = judge(&task.dir, &task.scenario, task.seconds, task.code)?;
     let path = task.dir.join(VERDICT);
     let text = serde_json::to_string_pretty(&verdict).map_err(io::Error::other)? + "\n";
-    fs::write(&path, text)
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display())))?;
+    put(&path, &text)?;
     Ok(verdict)
 }
 
@@ -178,9 +178,12 @@ impl Case {
         let segment_fds = most(|sample| sample.segment_fds);
         self.gates.push(Gate::at_most(&gate("descriptors of segments"), segment_fds, ceiling.segment_fds as f64));
         self.gates.push(Gate::at_most(&gate("threads that answer"), most(|sample| sample.answerers), ANSWERS as f64));
-        // Somebody may just have asked it something, and be a descriptor.
+        // Somebody may just have asked it something, and be a descriptor, or have gone between two glances of one look.
         let is_at_rest = |sample: &&Sample| sample.said.as_ref().is_some_and(|said| said.connections == 0);
-        if let Some(least) = life.iter().rev().take_while(is_at_rest).map(|sample| sample.fds).min() {
+        let at_rest = life.iter().rev().take_while(is_at_rest).map(|sample| sample.fds);
+        if at_rest.clone().count() >= LOOKS_AT_REST
+            && let Some(least) = at_rest.min()
+        {
             self.gates.push(Gate::exactly(&gate("descriptors at rest"), least as f64, ceiling.fds_at_rest as f64));
         }
         let rss = most(|sample| sample.rss_bytes);
@@ -287,7 +290,7 @@ impl Case {
                 Outcome::Loss,
                 format!(
                     "{name}: {lost} lost, {duplicated} duplicated, {corrupt} corrupt, {phantom} never sent; {}",
-                    found.examples.join("; ")
+                    found.examples.iter().take(EXAMPLES).cloned().collect::<Vec<_>>().join("; ")
                 ),
             );
         }
@@ -380,6 +383,10 @@ const LEAK_BYTES: f64 = 1_048_576.0;
 const LEAK_PIECES: f64 = 0.0;
 /// Threads of the admin listener's answers at most, and its connections of a moment.
 const ANSWERS: u64 = 8;
+/// Of what is wrong with lines, in a reason; the comparison has more.
+const EXAMPLES: usize = 3;
+/// One look may come at a bad moment.
+const LOOKS_AT_REST: usize = 2;
 
 #[cfg(test)]
 mod tests {

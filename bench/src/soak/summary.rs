@@ -58,7 +58,7 @@ pub fn run(task: &Summary) -> io::Result<Soak> {
     Ok(soak)
 }
 
-fn put(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn put(path: &Path, text: &str) -> io::Result<()> {
     fs::write(path, text)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display())))
 }
