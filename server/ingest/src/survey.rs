@@ -88,7 +88,7 @@ pub enum Rest {
     },
     /// What a later segment holds.
     Void,
-    /// Blocks that were acknowledged to nobody, behind a write that was cut off.
+    /// Blocks that were acknowledged to nobody, or the end of the segment, behind a write that was cut off.
     Unfinished {
         /// Where they end.
         to: u64,
@@ -228,15 +228,9 @@ impl Segment {
 
     /// Everything from that gap on lies behind a write that was cut off.
     fn cut_at(&mut self, gap: &Gap, bytes: &[u8]) {
-        let Range { start: from, end } = gap.range;
-        let rest = match () {
-            // Behind a gap at the end lies nothing of this segment.
-            () if gap.is_tail => self.rest,
-            // An end that overtook the last block says nothing that is worth a copy, unless there is a part of that block.
-            () if self.blocks == gap.blocks_before && is_zero(&bytes[from as usize..end as usize]) => Rest::Zeros,
-            () => Rest::Unfinished { to: self.keep },
-        };
-        *self = Segment { len: self.len, rest, ..walk(self.id, &bytes[..from as usize]).0 };
+        // Behind a gap at the end lies nothing of this segment.
+        let rest = if gap.is_tail { self.rest } else { Rest::Unfinished { to: self.keep } };
+        *self = Segment { len: self.len, rest, ..walk(self.id, &bytes[..gap.range.start as usize]).0 };
     }
 
     fn note(&mut self, run: StoredRun) {
@@ -320,10 +314,6 @@ fn walk(id: SegmentId, bytes: &[u8]) -> (Segment, Vec<Gap>) {
         };
     }
     (segment, gaps)
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| byte == 0)
 }
 
 #[cfg(test)]
