@@ -38,7 +38,7 @@ serve() {
   local name=$1 connections=$2 dir=$here/servers/$1 until
   shift 2
   mkdir -p "$dir"
-  rm -f "$dir/ready"
+  rm -f "$dir"/{ready,expected}
   # A session of its own: Ctrl-C reaches the script alone, which ends things in order.
   setsid "$bench" soak watch --dir "$dir" --connections "$connections" --every "${every:-1}" ${heartbeat:+--heartbeat "$heartbeat"} \
     "$server" -- "$@" 2>>"$dir/watch.log" >/dev/null &

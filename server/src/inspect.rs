@@ -6,9 +6,9 @@
 use crate::notice;
 use crate::storage::is_served;
 use crate::storage::layout;
-use crate::storage::survey::{self, Segment};
+use crate::storage::survey::{self, SegmentOnDisk};
 use ringest_ingest::scan::{Item, StoredRun, scan};
-use ringest_ingest::survey::{Foreign, Rest, Segment as Found};
+use ringest_ingest::survey::{Foreign, Rest, Segment};
 use ringest_ingest::{SegmentFormat, SegmentId};
 use std::collections::HashMap;
 use std::fmt;
@@ -30,7 +30,7 @@ pub fn inspect(path: &Path) -> io::Result<ExitCode> {
         )?;
         for shard in &stored.shards {
             for segment in &shard.segments {
-                let Found { id, keep, blocks, rows, runs, .. } = &segment.found;
+                let Segment { id, keep, blocks, rows, runs, .. } = &segment.found;
                 let state = state(segment, stored.is_served);
                 writeln!(out, "{:>8} {:>20} {keep:>12} {blocks:>8} {rows:>10} {runs:>8}  {state}", shard.label, id.0)?;
             }
@@ -109,7 +109,7 @@ struct Stored {
 
 struct ShardView {
     label: String,
-    segments: Vec<Segment>,
+    segments: Vec<SegmentOnDisk>,
     foreign: Vec<(PathBuf, Foreign)>,
     strangers: Vec<PathBuf>,
 }
@@ -179,7 +179,7 @@ impl fmt::Display for Stranger<'_> {
 }
 
 /// The state of a segment, in as few words as tell what to do.
-fn state(segment: &Segment, is_served: bool) -> String {
+fn state(segment: &SegmentOnDisk, is_served: bool) -> String {
     let at = segment.found.keep;
     let mut state = match segment.found.rest {
         _ if segment.found.is_ended => "ended".into(),
@@ -188,7 +188,7 @@ fn state(segment: &Segment, is_served: bool) -> String {
         Rest::Void => format!("failed at {at}, goes on in a later segment"),
         Rest::Torn { .. } | Rest::Unfinished { .. } if is_served => "open, being written".into(),
         Rest::Torn { .. } => format!("torn at {at}"),
-        Rest::Unfinished { to } => format!("torn at {at}, unacknowledged blocks up to {to}"),
+        Rest::Unfinished { to } => format!("torn at {at}, unacknowledged up to {to}"),
     };
     for range in &segment.found.damage {
         state += &format!(", damaged from {} to {}", range.start, range.end);
@@ -247,7 +247,7 @@ impl Findings {
     }
 
     /// What recovery would change.
-    fn check_shape(&mut self, segment: &Segment, is_served: bool) {
+    fn check_shape(&mut self, segment: &SegmentOnDisk, is_served: bool) {
         let keep = segment.found.keep;
         for range in &segment.found.damage {
             self.say(segment, format_args!("bytes {} to {} are damaged", range.start, range.end));
@@ -266,7 +266,7 @@ impl Findings {
     }
 
     /// What a checksum does not tell: that counts are right, and that no producer's records are out of order or twice.
-    fn check_contents(&mut self, segment: &Segment, bytes: &[u8], order: &mut Order) {
+    fn check_contents(&mut self, segment: &SegmentOnDisk, bytes: &[u8], order: &mut Order) {
         self.segments += 1;
         self.bytes += bytes.len() as u64;
         let mut segment_rows = 0;
@@ -300,7 +300,7 @@ impl Findings {
         self.rows += segment_rows;
     }
 
-    fn check_run(&mut self, segment: &Segment, offset: u64, run: &StoredRun, order: &mut Order) {
+    fn check_run(&mut self, segment: &SegmentOnDisk, offset: u64, run: &StoredRun, order: &mut Order) {
         let StoredRun { producer, epoch, first, upto, rows } = run;
         if producer.is_empty() {
             return;
@@ -321,13 +321,13 @@ impl Findings {
         order.insert(producer.clone(), (*epoch, *upto));
     }
 
-    fn say(&mut self, segment: &Segment, sentence: std::fmt::Arguments<'_>) {
+    fn say(&mut self, segment: &SegmentOnDisk, sentence: std::fmt::Arguments<'_>) {
         self.sentences.push(format!("{}: {sentence}", segment.path.display()));
     }
 }
 
 /// Reads the bytes of a segment that count. A running server may have cut it in the meantime, or removed it.
-fn read_counted(segment: &Segment, bytes: &mut Vec<u8>) -> io::Result<()> {
+fn read_counted(segment: &SegmentOnDisk, bytes: &mut Vec<u8>) -> io::Result<()> {
     bytes.clear();
     if segment.found.keep == 0 {
         return Ok(());

@@ -231,6 +231,20 @@ fn is_unwritten(bytes: &[u8], range: Range<usize>) -> bool {
     })
 }
 
+/// Whether what is behind the last whole piece of a segment was allocated and not written, in part or all of it. A line has
+/// no zero byte; a member may have some, but not as many as are kept free for the end of a segment.
+pub(crate) fn ends_unwritten(tail: &[u8], is_packed: bool) -> bool {
+    if !is_packed {
+        return tail.contains(&0);
+    }
+    tail.iter().rev().take_while(|&&byte| byte == 0).count() >= ZEROS_UNLIKELY.min(tail.len())
+}
+
+/// Whether these bytes begin a compressed segment.
+pub(crate) fn is_packed(bytes: &[u8]) -> bool {
+    bytes.starts_with(&member::MAGIC)
+}
+
 /// What the first line of a segment begins with.
 const SEGMENT_PREFIX: &[u8] = b"{\"$seg\":";
 /// The unit in which disks write, or a part of that.

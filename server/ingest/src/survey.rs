@@ -167,7 +167,12 @@ impl Surveyor {
             self.segments.iter_mut().for_each(Segment::disown);
             segment.cut_at(gap, counted);
             self.blocks_behind = 0; // What does not count may be there twice.
-        } else if void.is_some() {
+        } else if let Some(void) = void {
+            // What counts was safe once, so what is torn of it is damage.
+            if let Rest::Torn { .. } = segment.rest {
+                segment.damage.push(segment.keep..void);
+                segment.keep = void;
+            }
             segment.rest = Rest::Void;
         }
         self.blocks_behind += segment.blocks;
@@ -221,15 +226,22 @@ impl Segment {
     /// Everything in it lies behind a write that was cut off.
     fn disown(&mut self) {
         if self.blocks > 0 {
-            let rest = Rest::Unfinished { to: self.keep };
-            *self = Segment { len: self.len, rest, ..walk(self.id, &[]).0 };
+            let to = match self.rest {
+                Rest::Torn { to } | Rest::Unfinished { to } => to,
+                Rest::Nothing | Rest::Zeros | Rest::Void => self.keep,
+            };
+            *self = Segment { len: self.len, rest: Rest::Unfinished { to }, ..walk(self.id, &[]).0 };
         }
     }
 
     /// Everything from that gap on lies behind a write that was cut off.
     fn cut_at(&mut self, gap: &Gap, bytes: &[u8]) {
         // Behind a gap at the end lies nothing of this segment.
-        let rest = if gap.is_tail { self.rest } else { Rest::Unfinished { to: self.keep } };
+        let rest = match self.rest {
+            rest if gap.is_tail => rest,
+            Rest::Torn { to } => Rest::Unfinished { to },
+            _ => Rest::Unfinished { to: self.keep },
+        };
         *self = Segment { len: self.len, rest, ..walk(self.id, &bytes[..gap.range.start as usize]).0 };
     }
 
@@ -277,6 +289,7 @@ fn walk(id: SegmentId, bytes: &[u8]) -> (Segment, Vec<Gap>) {
         producers: HashMap::new(),
     };
     let mut gaps = Vec::new();
+    let is_packed = scan::is_packed(bytes);
     for item in scan(bytes, id) {
         match item {
             Item::Segment { shard, voids } => {
@@ -295,8 +308,8 @@ fn walk(id: SegmentId, bytes: &[u8]) -> (Segment, Vec<Gap>) {
                 segment.damage.push(from..to);
             }
             Item::Tail { from, is_torn } => {
-                // Cut off is only what was allocated and not written; without a zero it is an end that was damaged.
-                if !segment.is_ended && bytes[from as usize..].contains(&0) {
+                // Cut off is only what was allocated and not written; without that it is an end that was damaged.
+                if !segment.is_ended && scan::ends_unwritten(&bytes[from as usize..], is_packed) {
                     let range = from..bytes.len() as u64;
                     gaps.push(Gap { range, blocks_before: segment.blocks, is_tail: true });
                 }

@@ -424,6 +424,10 @@ impl Writer {
         if self.writes >= self.limits.writes_max {
             return None;
         }
+        // What is written behind it counts only once it is.
+        if let Some(line) = self.next_end(producers) {
+            return Some(line);
+        }
         if self.issued < self.flights.len() {
             let segment = self.chain.place(self.limits.block_len_max(), now)?;
             let (id, offset) = (segment.id, segment.end);
@@ -452,6 +456,11 @@ impl Writer {
             self.chain.retire_all();
         }
         self.chain.retire_old();
+        self.next_end(producers)
+    }
+
+    /// The last line of a segment that takes no more blocks.
+    fn next_end(&mut self, producers: &Producers) -> Option<Block> {
         // Taken before the segment may close. It may be ahead of the segment by what is sealed and not placed.
         let upto = self.open_number - 1;
         if let Some(retired) = self.chain.without_snapshot() {
@@ -584,10 +593,16 @@ impl Writer {
         let Some(front) = self.flights.front().map(|flight| flight.number) else {
             return;
         };
+        // Behind a segment without its end, a few blocks look like some that have overtaken what is missing there.
+        let last = self.chain.live.iter().find(|segment| segment.ending < Ending::Written).map(|segment| segment.id);
+        let counts = |flight: &&Flight| match (flight.place, last) {
+            (Some((segment, _)), Some(last)) => segment <= last,
+            (Some(_), None) | (None, _) => true,
+        };
         loop {
             // Everything up to `written` was written already, whether or not it is still held.
             let at = (self.written + 1).saturating_sub(front) as usize;
-            let Some(flight) = self.flights.get(at).filter(|flight| flight.written) else {
+            let Some(flight) = self.flights.get(at).filter(|flight| flight.written).filter(counts) else {
                 break;
             };
             self.written = flight.number;

@@ -1,8 +1,9 @@
 //! What `scan` makes of damaged segments, held against segments that a shard wrote: cut at every byte, with every byte
 //! changed, with blocks swapped, repeated and taken from elsewhere. It never yields what was not written there, and
-//! it finds everything that is whole.
+//! it finds everything that is whole. And what a survey makes of several.
 
 use ringest_ingest::scan::{Item, StoredRun, scan};
+use ringest_ingest::survey;
 use ringest_ingest::{
     Action, Limits, PAGE, SegmentFormat, SegmentId, SessionId, Shard, ShardConfig, ShardId, home_shard,
 };
@@ -336,6 +337,90 @@ fn a_record_that_spells_a_block_is_not_taken_for_one_when_its_own_block_is_damag
     bytes[begins..begins + line].copy_from_slice(padded.as_bytes());
     let (pieces, damage, _) = sound.scan(&bytes);
     assert_eq!((pieces, damage.len()), (sound.outside(&block.range), 1));
+}
+
+#[test]
+fn a_place_that_was_taken_for_damage_is_not_judged_again() {
+    for format in FORMATS {
+        let Sound { id, mut bytes, pieces } = Sound::new(1, true, format);
+        let lost = pieces[3].range.clone();
+        bytes[lost.clone()].fill(0);
+        let judged = survey([(id, &bytes)], |_| false);
+        assert_eq!(judged.segments[0].keep as usize, lost.start, "a few blocks may have overtaken it");
+        let lost = lost.start as u64..lost.end as u64;
+        let known = survey([(id, &bytes)], |range| *range == lost);
+        assert_eq!(known.segments[0].keep as usize, bytes.len());
+        assert_eq!(known.segments[0].damage, std::slice::from_ref(&lost));
+    }
+}
+
+#[test]
+fn what_is_missing_in_a_segment_that_failed_is_not_judged_by_what_is_behind_it() {
+    for torn in [false, true] {
+        let Sound { id, mut bytes, pieces } = Sound::new(1, true, SegmentFormat::Plain);
+        let (lost, last) = (pieces[2].range.clone(), pieces[5].range.clone());
+        let void = last.end as u64;
+        bytes[lost.clone()].fill(0);
+        bytes[last.end - 2] ^= u8::from(torn);
+        let successor = segment_line(2, &[(1, void)]);
+        let survey = survey([(SegmentId(2), &successor), (id, &bytes)], |_| false);
+        let failed = &survey.segments[0];
+        assert_eq!((failed.keep, failed.rest), (void, survey::Rest::Void), "what counts was safe once");
+        let range = |range: &Range<usize>| range.start as u64..range.end as u64;
+        let damage = [Some(range(&lost)), torn.then(|| range(&last))];
+        assert_eq!(failed.damage, damage.into_iter().flatten().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn an_end_that_was_damaged_disowns_nothing_behind_it() {
+    for format in FORMATS {
+        let (older, newer) = (Sound::new(1, true, format), Sound::new(2, false, format));
+        for at in older.pieces.last().unwrap().range.clone() {
+            let mut bytes = older.bytes.clone();
+            bytes[at] ^= 1;
+            let survey = survey([(newer.id, &newer.bytes), (older.id, &bytes)], |_| false);
+            assert_eq!(survey.segments[1].blocks as usize, newer.blocks().len(), "{format:?}, byte {at}");
+        }
+        // What was allocated and not written is another thing.
+        let mut bytes = older.bytes.clone();
+        bytes[older.pieces[older.pieces.len() - 2].range.start..].fill(0);
+        let survey = survey([(newer.id, &newer.bytes), (older.id, &bytes)], |_| false);
+        assert_eq!(survey.segments[1].blocks, 0, "{format:?}");
+    }
+}
+
+#[test]
+fn what_overtook_a_lost_block_is_told_to_its_end() {
+    let (older, newer) = (Sound::new(1, true, SegmentFormat::Plain), Sound::new(2, false, SegmentFormat::Plain));
+    let (mut lost, mut overtook) = (older.bytes.clone(), newer.bytes.clone());
+    lost[older.pieces[4].range.clone()].fill(0);
+    overtook[newer.pieces[2].range.clone()].fill(0);
+    let survey = survey([(newer.id, &overtook), (older.id, &lost)], |_| false);
+    let rests: Vec<survey::Rest> = survey.segments.iter().map(|segment| segment.rest).collect();
+    let to = |sound: &Sound| survey::Rest::Unfinished { to: sound.bytes.len() as u64 };
+    assert_eq!(rests, [to(&older), to(&newer)], "one gap in each, and the older one takes all of the newer");
+    assert_eq!(survey.segments[1].keep, 0);
+    assert_eq!(survey.producers.len(), 2, "{:?}", survey.producers);
+}
+
+/// Newest first, of a shard with more batches than all of them have blocks.
+fn survey<const N: usize>(
+    segments: [(SegmentId, &Vec<u8>); N],
+    is_known_damage: impl Fn(&Range<u64>) -> bool,
+) -> survey::Survey {
+    let mut surveyor = survey::Surveyor::new(100);
+    for (id, bytes) in segments {
+        assert_eq!(surveyor.read(id, bytes, &is_known_damage), None);
+    }
+    surveyor.finish()
+}
+
+/// The first line of a segment, which says how much counts of others.
+fn segment_line(id: u64, voids: &[(u64, u64)]) -> Vec<u8> {
+    let voids: Vec<String> = voids.iter().map(|(id, len)| format!("[{id},{len}]")).collect();
+    let text = format!("{{\"$seg\":{{\"v\":1,\"shard\":{},\"id\":{id},\"void\":[{}]", SHARD.0, voids.join(","));
+    format!("{text},\"h\":\"{:08x}\"}}}}\n", crc32(text.as_bytes())).into_bytes()
 }
 
 fn without(pieces: &[Piece], left_out: &[&Piece]) -> Vec<Piece> {

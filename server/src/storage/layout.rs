@@ -95,10 +95,33 @@ pub fn snapshots(shard_dir: &Path) -> io::Result<Vec<(SegmentId, PathBuf)>> {
     files(shard_dir, snapshot_of)
 }
 
-/// What lies in a shard's quarantine, in no order. Where there is none, or it cannot be read, nothing.
-pub fn copies(shard_dir: &Path) -> Vec<(SegmentId, Range<u64>)> {
-    let Ok(entries) = fs::read_dir(quarantine(shard_dir)) else { return Vec::new() };
-    entries.flatten().filter_map(|entry| copy_of(&entry.path())).collect()
+/// What lies in a shard's quarantine, in no order.
+///
+/// # Errors
+/// There is one, and it cannot be read.
+pub fn copies(shard_dir: &Path) -> io::Result<Vec<(SegmentId, Range<u64>)>> {
+    in_quarantine(shard_dir, copy_of)
+}
+
+/// The last segment of which something lies in a shard's quarantine, whatever somebody has made of the copy.
+///
+/// # Errors
+/// There is one, and it cannot be read.
+pub fn last_copy(shard_dir: &Path) -> io::Result<Option<SegmentId>> {
+    let id = |path: &Path| Some(SegmentId(path.file_name()?.to_str()?.split_once('-')?.0.parse().ok()?));
+    Ok(in_quarantine(shard_dir, id)?.into_iter().max())
+}
+
+fn in_quarantine<T>(shard_dir: &Path, read: impl Fn(&Path) -> Option<T>) -> io::Result<Vec<T>> {
+    let entries = match fs::read_dir(quarantine(shard_dir)) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        found.extend(read(&entry?.path()));
+    }
+    Ok(found)
 }
 
 /// What has one of these names in a log directory and is no directory, or in a shard's and is no file: pipes, devices,
@@ -141,4 +164,5 @@ fn list<T: Ord>(dir: &Path, read: impl Fn(&Path) -> Option<T>) -> io::Result<Vec
     Ok(found)
 }
 
-const QUARANTINE: &str = "quarantine";
+/// Where copies lie.
+pub const QUARANTINE: &str = "quarantine";

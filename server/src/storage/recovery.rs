@@ -4,9 +4,10 @@
 //! It adds nothing to a segment and never deletes a byte that could have been acknowledged. It can be killed at any
 //! moment and run again: it comes to the same end.
 
+use super::layout::{self, QUARANTINE};
 use super::snapshot::{self, Snapshot};
-use super::survey::{self, Segment};
-use super::{at_path, cut, layout, remove_durably, sync_dir};
+use super::survey::{self, SegmentOnDisk};
+use super::{at_path, cut, remove_durably, sync_dir};
 use ringest_ingest::survey::{Progress, Rest, advance};
 use ringest_ingest::{ProducerState, SegmentId, home_shard};
 use std::collections::HashMap;
@@ -132,7 +133,7 @@ impl Recovery {
     }
 
     /// Makes the files say what the survey says.
-    fn settle(&mut self, dir: &Path, segments: &[Segment]) -> io::Result<()> {
+    fn settle(&mut self, dir: &Path, segments: &[SegmentOnDisk]) -> io::Result<()> {
         // First what is damage: a copy remembers that, whatever goes from behind it.
         for segment in segments {
             for range in &segment.found.damage {
@@ -148,7 +149,12 @@ impl Recovery {
         let newest = segments.last().map(|segment| segment.found.id);
         for segment in segments.iter().rev() {
             if let Rest::Unfinished { to } = segment.found.rest {
-                self.set_aside(dir, segment, segment.found.keep..to, "behind a write that was cut off, so cut off too");
+                self.set_aside(
+                    dir,
+                    segment,
+                    segment.found.keep..to,
+                    "a write that was cut off, and what had overtaken it; they are cut off",
+                );
             }
             let mut is_safe = true;
             if let Rest::Torn { to } = segment.found.rest {
@@ -178,16 +184,18 @@ impl Recovery {
         Ok(())
     }
 
-    fn shorten(&mut self, segment: &Segment) -> io::Result<()> {
+    fn shorten(&mut self, segment: &SegmentOnDisk) -> io::Result<()> {
         if segment.found.keep < segment.found.len {
             self.note_cut(segment, segment.found.len - segment.found.keep);
             let cut_short = || cut(&OpenOptions::new().write(true).open(&segment.path)?, segment.found.keep);
-            cut_short().map_err(|err| at_path(err, "cannot cut", &segment.path))?;
+            return cut_short().map_err(|err| at_path(err, "cannot cut", &segment.path));
         }
-        Ok(())
+        // A recovery that was killed may have cut it and not come to that. What is believed from here on has to stay.
+        let synced = File::open(&segment.path).and_then(|file| file.sync_all());
+        synced.map_err(|err| at_path(err, "cannot sync", &segment.path))
     }
 
-    fn note_cut(&mut self, segment: &Segment, len: u64) {
+    fn note_cut(&mut self, segment: &SegmentOnDisk, len: u64) {
         let (path, keep) = (segment.path.display(), segment.found.keep);
         match segment.found.rest {
             Rest::Nothing | Rest::Zeros => {}
@@ -203,13 +211,13 @@ impl Recovery {
     /// Copies a range of a segment to where it disturbs nobody. Where that fails it is told: what is damaged is still
     /// in its segment, and what is behind a cut-off write was promised to nobody, so a full disk stops no server. Whether
     /// there is a copy.
-    fn set_aside(&mut self, dir: &Path, segment: &Segment, range: Range<u64>, why: &str) -> bool {
+    fn set_aside(&mut self, dir: &Path, segment: &SegmentOnDisk, range: Range<u64>, why: &str) -> bool {
         let (from, to) = (range.start, range.end);
         let name = layout::copy_name(segment.found.id, &range);
         let copied = copy_aside(dir, &segment.path, range, &name);
         let told = match &copied {
-            Ok(()) => format!("copied to quarantine/{name}"),
-            Err(err) => format!("it could not be copied to quarantine/{name}: {err}"),
+            Ok(()) => format!("copied to {QUARANTINE}/{name}"),
+            Err(err) => format!("it could not be copied to {QUARANTINE}/{name}: {err}"),
         };
         self.oddities.push(format!("{}: bytes {from} to {to} are {why}; {told}", segment.path.display()));
         copied.is_ok()
@@ -248,7 +256,7 @@ impl fmt::Display for Counts {
 fn next_segment(dir: &Path) -> io::Result<SegmentId> {
     let named = |err| at_path(err, "cannot read", dir);
     let last = layout::last_id(dir).map_err(named)?.map(|id| id.0);
-    let copied = layout::copies(dir).into_iter().map(|(id, _)| id.0).max();
+    let copied = layout::last_copy(dir).map_err(named)?.map(|id| id.0);
     Ok(last.max(copied).map_or(FIRST_SEGMENT, |last| SegmentId(last + 1)))
 }
 

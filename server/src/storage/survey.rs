@@ -1,7 +1,7 @@
 //! Reads a shard's directory for a [`Surveyor`], which says what of it is to be believed.
 
-use super::layout;
-use ringest_ingest::survey::{Foreign, Progress, Segment as Found, Surveyor, survey_alone};
+use super::{at_path, layout};
+use ringest_ingest::survey::{Foreign, Progress, Segment, Surveyor, survey_alone};
 use ringest_ingest::{Limits, SegmentId};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Default)]
 pub struct Survey {
     /// Its segments, oldest first.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<SegmentOnDisk>,
     /// How far each producer's stream is stored here, by name.
     pub producers: HashMap<String, Progress>,
     /// Files that are named like segments and that no server wrote. Nothing is known of what they hold.
@@ -21,17 +21,17 @@ pub struct Survey {
 
 /// One segment, and where it lies.
 #[derive(Debug)]
-pub struct Segment {
+pub struct SegmentOnDisk {
     /// Its file.
     pub path: PathBuf,
     /// What of it is to be believed.
-    pub found: Found,
+    pub found: Segment,
 }
 
 /// Reads all segments of a shard's directory.
 ///
 /// # Errors
-/// A file cannot be read, or is larger than any segment; the message names it.
+/// A file or the directory cannot be read, or a file is larger than any segment; the message names it.
 pub fn survey(shard_dir: &Path) -> io::Result<Survey> {
     survey_behind(shard_dir, None)
 }
@@ -44,7 +44,10 @@ pub fn survey(shard_dir: &Path) -> io::Result<Survey> {
 pub fn survey_behind(shard_dir: &Path, covered: Option<SegmentId>) -> io::Result<Survey> {
     let mut surveyor = Surveyor::new(Limits::default().batches);
     let (mut paths, mut foreign) = (Vec::new(), Vec::new());
-    let copies: HashSet<_> = layout::copies(shard_dir).into_iter().collect();
+    let copies: HashSet<_> = layout::copies(shard_dir)
+        .map_err(|err| at_path(err, "cannot read", &layout::quarantine(shard_dir)))?
+        .into_iter()
+        .collect();
     let mut bytes = Vec::new();
     for (id, path) in layout::segments(shard_dir)?.into_iter().rev() {
         if covered.is_some_and(|covered| id <= covered) {
@@ -60,7 +63,8 @@ pub fn survey_behind(shard_dir: &Path, covered: Option<SegmentId>) -> io::Result
         }
     }
     let found = surveyor.finish();
-    let segments = paths.into_iter().rev().zip(found.segments).map(|(path, found)| Segment { path, found }).collect();
+    let segments =
+        paths.into_iter().rev().zip(found.segments).map(|(path, found)| SegmentOnDisk { path, found }).collect();
     Ok(Survey { segments, producers: found.producers, foreign })
 }
 
@@ -68,10 +72,10 @@ pub fn survey_behind(shard_dir: &Path, covered: Option<SegmentId>) -> io::Result
 ///
 /// # Errors
 /// As [`survey`].
-pub fn survey_file(id: SegmentId, path: PathBuf) -> io::Result<Segment> {
+pub fn survey_file(id: SegmentId, path: PathBuf) -> io::Result<SegmentOnDisk> {
     let mut bytes = Vec::new();
     read_segment(&path, &mut bytes)?;
-    Ok(Segment { path, found: survey_alone(id, &bytes) })
+    Ok(SegmentOnDisk { path, found: survey_alone(id, &bytes) })
 }
 
 /// Reads a segment file into `bytes`; its length.

@@ -175,6 +175,28 @@ fn an_end_that_overtook_the_last_block_costs_nothing_that_is_stored_later() {
 }
 
 #[test]
+fn what_is_written_behind_a_segment_without_its_end_is_not_acknowledged() {
+    let (last, block) = full_segment();
+    for fate in [Fate::Written, Fate::Lost] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = start(&dir);
+        writer.feed("{\"$hello\":{\"v\":1,\"producer\":\"web\",\"epoch\":1,\"ack\":\"written\"}}\n");
+        writer.leaves_files_long = true;
+        (0..=last).for_each(|number| writer.feed(&block(number)));
+        // The first block of the next segment, and then the end of this one.
+        writer.fates = [Fate::Written, fate].into();
+        writer.feed(&block(last + 1));
+        let upto = |number: usize| format!("\"upto\":{}", (number + 1) * PER_BLOCK);
+        assert!(writer.sent.contains(&upto(last)));
+        assert_eq!(writer.sent.contains(&upto(last + 1)), fate == Fate::Written, "{fate:?}");
+        drop(writer);
+        // Power was not cut, so that much is promised.
+        let kept = if fate == Fate::Written { last + 2 } else { last + 1 };
+        assert_eq!(recovered(&dir).producers(), [state("web", 1, (kept * PER_BLOCK) as u64)], "{fate:?}");
+    }
+}
+
+#[test]
 fn damage_is_copied_aside_and_what_is_behind_it_still_counts() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = start(&dir);
@@ -717,12 +739,9 @@ fn crash_behind_a_roll() -> (TempDir, usize) {
     (dir, fed)
 }
 
-/// A shard that lost the last block of its first segment, but not the first one of its second. The number of the first
-/// record that was lost.
-fn crash_at_a_roll() -> (TempDir, usize) {
-    const PER_BLOCK: usize = 80; // Fewer syncs than with one record each.
+/// The number of the last block that fits into the first segment, and how such a block is sent.
+fn full_segment() -> (usize, fn(usize) -> String) {
     let block = |number: usize| records(number * PER_BLOCK + 1..(number + 1) * PER_BLOCK + 1);
-    // How many blocks fit is found out first.
     let trial = tempfile::tempdir().unwrap();
     let mut writer = start(&trial);
     writer.hello("web", 1);
@@ -731,9 +750,13 @@ fn crash_at_a_roll() -> (TempDir, usize) {
         writer.feed(&block(fed));
         fed += 1;
     }
-    drop(writer);
-    let last = fed - 2;
+    (fed - 2, block)
+}
 
+/// A shard that lost the last block of its first segment, but not the first one of its second. The number of the first
+/// record that was lost.
+fn crash_at_a_roll() -> (TempDir, usize) {
+    let (last, block) = full_segment();
     let dir = tempfile::tempdir().unwrap();
     let mut writer = start(&dir);
     writer.hello("web", 1);
@@ -747,6 +770,9 @@ fn crash_at_a_roll() -> (TempDir, usize) {
     assert!(contains(&fs::read(segment(&dir, 2)).unwrap(), block(last + 1).as_bytes()));
     (dir, last * PER_BLOCK + 1)
 }
+
+/// Records in a block where that many save syncs.
+const PER_BLOCK: usize = 80;
 
 trait Producers {
     fn producers(&self) -> Vec<ProducerState>;
