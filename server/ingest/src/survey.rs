@@ -167,12 +167,7 @@ impl Surveyor {
             self.segments.iter_mut().for_each(Segment::disown);
             segment.cut_at(gap, counted);
             self.blocks_behind = 0; // What does not count may be there twice.
-        } else if let Some(void) = void {
-            // What counts was safe once, so what is torn of it is damage.
-            if let Rest::Torn { .. } = segment.rest {
-                segment.damage.push(segment.keep..void);
-                segment.keep = void;
-            }
+        } else if void.is_some() {
             segment.rest = Rest::Void;
         }
         self.blocks_behind += segment.blocks;
