@@ -1,6 +1,6 @@
 //! What of a shard's segments is to be believed, read from the newest to the oldest. It changes nothing.
 //!
-//! The bytes of one segment say what is whole ([`scan`]). Three things are known only from the segments behind it:
+//! The bytes of one segment say what is whole ([`scan()`]). Three things are known only from the segments behind it:
 //!
 //! - A segment that failed counts up to the length that a later one names; the rest was written again there.
 //! - Writes overtake each other, but acknowledgements do not. A place that was never written, with a few blocks behind
