@@ -239,10 +239,14 @@ failing() {
     [[ ${opened:-0} -eq 0 ]] || break
     sleep 0.1
   done
-  sleep 1
+  # Whoever is refused waits before he comes back.
+  for ((try = 0; try < 30 * phase; try++)); do
+    [[ $(metric failing ringest_lines_rejected_total '"storage_error"') -lt 10 ]] || break
+    sleep 0.1
+  done
   claim "failing: writes and syncs that failed" "$(metric failing ringest_storage_failures_total)" at_least 2
   claim "failing: times that the breaker of storage opened" "$opened" at_least 1
-  claim "failing: lines refused as storage_error" "$(metric failing ringest_lines_rejected_total '"storage_error"')" at_least 1
+  claim "failing: lines refused as storage_error" "$(metric failing ringest_lines_rejected_total '"storage_error"')" at_least 10
   mount -o "remount,size=$((100 + 30 * phase))m" "$thin"
   loaded failing-sessions
   sleep 3
