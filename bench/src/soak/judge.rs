@@ -178,12 +178,9 @@ impl Case {
         let segment_fds = most(|sample| sample.segment_fds);
         self.gates.push(Gate::at_most(&gate("descriptors of segments"), segment_fds, ceiling.segment_fds as f64));
         self.gates.push(Gate::at_most(&gate("threads that answer"), most(|sample| sample.answerers), ANSWERS as f64));
-        // Somebody may just have asked it something, and be a descriptor, or have gone between two glances of one look.
+        // Somebody may just have asked it something, and be a descriptor.
         let is_at_rest = |sample: &&Sample| sample.said.as_ref().is_some_and(|said| said.connections == 0);
-        let at_rest = life.iter().rev().take_while(is_at_rest).map(|sample| sample.fds);
-        if at_rest.clone().count() >= LOOKS_AT_REST
-            && let Some(least) = at_rest.min()
-        {
+        if let Some(least) = life.iter().rev().take_while(is_at_rest).map(|sample| sample.fds).min() {
             self.gates.push(Gate::exactly(&gate("descriptors at rest"), least as f64, ceiling.fds_at_rest as f64));
         }
         let rss = most(|sample| sample.rss_bytes);
@@ -385,8 +382,6 @@ const LEAK_PIECES: f64 = 0.0;
 const ANSWERS: u64 = 8;
 /// Of what is wrong with lines, in a reason; the comparison has more.
 const EXAMPLES: usize = 3;
-/// One look may come at a bad moment.
-const LOOKS_AT_REST: usize = 2;
 
 #[cfg(test)]
 mod tests {
