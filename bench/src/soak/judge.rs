@@ -4,7 +4,7 @@
 //! scenario that left nothing are failures.
 
 use super::leak::{self, slope};
-use super::record::{Ceiling, Claim, Growth, Life, LoadSeen, Look, Sample, ServerSeen, Verdict};
+use super::record::{Ceiling, Claim, Growth, Life, LoadSeen, Look, Said, Sample, ServerSeen, Verdict};
 use super::summary::put;
 use super::watch::{LIVES, SAMPLES, STAGES, read_lines};
 use crate::cli::Judge;
@@ -178,9 +178,10 @@ impl Case {
         let segment_fds = most(|sample| sample.segment_fds);
         self.gates.push(Gate::at_most(&gate("descriptors of segments"), segment_fds, ceiling.segment_fds as f64));
         self.gates.push(Gate::at_most(&gate("threads that answer"), most(|sample| sample.answerers), ANSWERS as f64));
-        // Somebody may just have asked it something, and be a descriptor.
-        let is_at_rest = |sample: &&Sample| sample.said.as_ref().is_some_and(|said| said.connections == 0);
-        if let Some(least) = life.iter().rev().take_while(is_at_rest).map(|sample| sample.fds).min() {
+        // A backend may open some of its descriptors in its first turn, which is over once it has answered at a look.
+        // Later somebody may just have asked it something, and be a descriptor.
+        let is_at_rest = |sample: &&Sample| sample.said.as_ref().is_some_and(Said::is_at_rest);
+        if let Some(least) = life.iter().skip(1).rev().take_while(is_at_rest).map(|sample| sample.fds).min() {
             self.gates.push(Gate::exactly(&gate("descriptors at rest"), least as f64, ceiling.fds_at_rest as f64));
         }
         let rss = most(|sample| sample.rss_bytes);
@@ -386,6 +387,30 @@ const EXAMPLES: usize = 3;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn descriptors_at_rest_are_counted_where_a_server_has_run_serves_and_is_alone() {
+        let ceiling = Ceiling { threads: 9, fds_at_rest: 30, segment_fds: 18, connections: 10, memory_bytes: 0 };
+        let at_rest = |looks: &[(u64, bool, u64)]| {
+            let look = |&(fds, is_serving, connections): &(u64, bool, u64)| Sample {
+                fds,
+                said: Some(Said { is_serving, connections, ..Said::default() }),
+                ..Sample::default()
+            };
+            let life: Vec<Sample> = looks.iter().map(look).collect();
+            let mut case = Case::default();
+            case.within_its_design("main", &life, Some(ceiling));
+            let gate = case.gates.iter().find(|gate| gate.expr.contains("descriptors at rest"));
+            gate.map(|gate| (gate.actual, gate.pass))
+        };
+        assert_eq!(at_rest(&[(27, true, 0), (30, true, 0)]), Some((30.0, true)), "its first turn was still to come");
+        assert_eq!(at_rest(&[(30, true, 0), (31, true, 0), (30, true, 0)]), Some((30.0, true)), "somebody asked");
+        assert_eq!(at_rest(&[(30, true, 0), (40, true, 9), (31, true, 0)]), Some((31.0, false)), "one has leaked");
+        assert_eq!(at_rest(&[(30, true, 0), (29, true, 0)]), Some((29.0, false)), "one too few is another sum");
+        assert_eq!(at_rest(&[(30, true, 0), (40, true, 9)]), None);
+        assert_eq!(at_rest(&[(30, true, 0), (27, false, 0)]), None, "it ends");
+        assert_eq!(at_rest(&[(27, true, 0)]), None);
+    }
 
     #[test]
     fn a_p95_that_does_not_hold_is_the_servers_only_where_nobody_else_was_late() {

@@ -66,6 +66,9 @@ pub struct Sample {
 /// What a server says of itself at one moment, all shards together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Said {
+    /// Whether it takes connections, and every shard has answered.
+    #[serde(default)]
+    pub is_serving: bool,
     /// Open connections.
     pub connections: u64,
     /// Connections so far.
@@ -76,6 +79,13 @@ pub struct Said {
     pub stored: u64,
     /// What the kernel interface counts.
     pub driver: BTreeMap<String, u64>,
+}
+
+impl Said {
+    /// Whether it has everything open that it is to have, and nothing else.
+    pub fn is_at_rest(&self) -> bool {
+        self.is_serving && self.connections == 0
+    }
 }
 
 /// A line of `lives.ndjson`.

@@ -143,11 +143,15 @@ impl Watching<'_> {
         let mut more = of_the_process(self.server.pid, &logs).map_err(io::Error::other)?;
         let io_workers = meters.io_workers;
         let answerers = meters.threads.values().filter(|(name, _)| name.starts_with("admin-answer")).count() as u64;
-        let said = self.server.admin.and_then(|admin| said(admin).ok());
-        if said.as_ref().is_some_and(|said| said.connections == 0) {
+        let is_at_rest = |said: &Option<Said>| said.as_ref().is_some_and(Said::is_at_rest);
+        let said = self.said();
+        if is_at_rest(&said) {
             // One that came or went meanwhile is a descriptor in one of the two only; one that leaked is in both.
             let again = of_the_process(self.server.pid, &logs).map_err(io::Error::other)?;
-            more.fds = more.fds.min(again.fds);
+            // Otherwise it may have been about to end.
+            if is_at_rest(&self.said()) {
+                more.fds = more.fds.min(again.fds);
+            }
         }
         Ok(Sample {
             at_s,
@@ -168,6 +172,10 @@ impl Watching<'_> {
             segment_bytes: allocated(&logs),
             said,
         })
+    }
+
+    fn said(&self) -> Option<Said> {
+        self.server.admin.and_then(|admin| said(admin).ok())
     }
 
     /// The figures that matter, as a line for whoever waits.
@@ -221,8 +229,10 @@ impl Watching<'_> {
 /// What a server says of itself, all shards that answer together.
 fn said(admin: SocketAddr) -> io::Result<Said> {
     let status = ask(&format!("http://{admin}/status.json"))?;
-    let mut said = Said::default();
-    for shard in status["shards"].as_array().into_iter().flatten() {
+    let shards = status["shards"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_serving = status["life"] == "serving" && shards.iter().all(|shard| shard["answers"] == true);
+    let mut said = Said { is_serving, ..Said::default() };
+    for shard in shards {
         let count = |name: &str| shard[name].as_u64().unwrap_or(0);
         said.connections += count("connections");
         said.accepted += count("connections_accepted");
