@@ -2,7 +2,7 @@
 
 use crate::compare::Arm;
 use crate::compare::paired::PAIRS_MIN;
-use crate::floor::{Backend, Writing};
+use crate::floor::{Answer, Backend, Writing};
 use clap::{Args, Parser, Subcommand};
 use ringest_sys::cpu::CpuList;
 use std::ffi::OsString;
@@ -330,6 +330,9 @@ pub struct Floor {
     /// How to write.
     #[arg(long, value_enum, default_value = "buffered")]
     pub write: Writing,
+    /// Answers each line: once it is written, or synced. Ends when its clients have gone after the window.
+    #[arg(long, value_enum)]
+    pub answer: Option<Answer>,
     /// Mean length of a record, by which bytes are counted as records.
     #[arg(long, default_value_t = crate::lines::FLAT_LEN, value_parser = one_or_more)]
     pub record_size: usize,

@@ -1,11 +1,12 @@
 //! The least a server could do: receive from TCP, write to preallocated segments, and nothing else.
 //!
-//! No line is looked at, nothing is answered, nothing is synced. It receives as the server does (the same ring and
+//! No line is looked at, nothing is answered, nothing is synced, unless that is asked for. It receives as the server does (the same ring and
 //! buffers, or the same reads) and writes in either of two ways: buffered, 256 KiB by write(2) into the page cache, or
 //! direct, 1 MiB by the ring past it. What Ringest costs beyond this is what Ringest does.
 //!
 //! It measures itself, from when the first bytes have come and a warm-up has passed, and ends by itself.
 
+mod answering;
 mod epoll;
 mod segments;
 mod uring;
@@ -38,6 +39,16 @@ pub enum Writing {
     Direct,
 }
 
+/// When it answers a line, if it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// After its bytes are written into the page cache.
+    Written,
+    /// After they are synced.
+    Durable,
+}
+
 /// What it cost.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
@@ -45,6 +56,8 @@ pub struct Report {
     pub backend: Backend,
     /// How it wrote.
     pub writing: Writing,
+    /// When it answered.
+    pub answer: Option<Answer>,
     /// Bytes received in the window.
     pub bytes: u64,
     /// Records that is, by the record size it was told; it looks at none.
@@ -71,6 +84,9 @@ pub fn run(task: &Floor) -> io::Result<Report> {
     if task.write == Writing::Direct && task.backend == Backend::Epoll {
         return Err(io::Error::other("--write direct goes through the ring: it needs --backend uring"));
     }
+    if task.write == Writing::Direct && task.answer.is_some() {
+        return Err(io::Error::other("--answer writes a few lines at a time, which only --write buffered can"));
+    }
     if let Some(cpu) = task.cpu {
         cpu::pin_current(cpu).map_err(io::Error::other)?;
     }
@@ -79,9 +95,10 @@ pub fn run(task: &Floor) -> io::Result<Report> {
     // Whoever started it waits for this line, and reads the port from it.
     println!("listening on {}", listener.local_addr()?);
     let mut watch = Watch::new(task);
-    match task.backend {
-        Backend::Uring => uring::run(listener, segments, task.write, &mut watch)?,
-        Backend::Epoll => epoll::run(listener, segments, &mut watch)?,
+    match (task.backend, task.answer) {
+        (backend, Some(answer)) => answering::run(backend, &listener, segments, answer, &mut watch)?,
+        (Backend::Uring, None) => uring::run(listener, segments, task.write, &mut watch)?,
+        (Backend::Epoll, None) => epoll::run(listener, segments, &mut watch)?,
     }
     watch.report(task)
 }
@@ -129,13 +146,10 @@ impl Watch {
         match &self.start {
             None if now >= first + self.warm_up => self.start = Some(self.mark(now)?),
             // A whole window, even if it began late.
-            Some(start) if now >= start.at + self.window => {
-                self.end = Some(self.mark(now)?);
-                return Ok(false);
-            }
+            Some(start) if self.end.is_none() && now >= start.at + self.window => self.end = Some(self.mark(now)?),
             _ => {}
         }
-        Ok(true)
+        Ok(self.end.is_none())
     }
 
     fn mark(&self, at: Instant) -> io::Result<Mark> {
@@ -153,6 +167,7 @@ impl Watch {
         Ok(Report {
             backend: task.backend,
             writing: task.write,
+            answer: task.answer,
             bytes,
             records,
             seconds,

@@ -1,8 +1,10 @@
 //! The floor and the flood as processes: what one sends the other counts, and nothing is left behind.
 
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const BENCH: &str = env!("CARGO_BIN_EXE_ringest-bench");
 
@@ -54,11 +56,56 @@ fn the_floor_ends_by_itself_and_reports_what_it_received() {
 }
 
 #[test]
+fn the_floor_answers_each_line_and_outlives_its_window_for_those_who_are_still_there() {
+    for (backend, answer) in [("epoll", "written"), ("epoll", "durable"), ("uring", "written"), ("uring", "durable")] {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut floor = Command::new(BENCH)
+            .args(["floor", "--backend", backend, "--answer", answer, "--record-size", "10"])
+            .args(["--warm-up", "0.1", "--seconds", "0.3", "--dir"])
+            .arg(dir.path().join("logs"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(floor.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let Some((_, port)) = line.trim().rsplit_once(':') else {
+            assert!(backend == "uring" && !floor.wait().unwrap().success(), "{backend} {answer}");
+            eprintln!("skipped: {backend} is not to be had here");
+            continue;
+        };
+        let mut client = TcpStream::connect(("127.0.0.1", port.parse::<u16>().unwrap())).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let (began, mut lines) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_millis(800) {
+            client.write_all(b"123456789\n123456789\n").unwrap();
+            let mut answers = [0; 2 * REPLY.len()];
+            client.read_exact(&mut answers).unwrap();
+            assert_eq!(answers, *[REPLY, REPLY].concat());
+            lines += 2;
+        }
+        assert_eq!(floor.try_wait().unwrap(), None, "its window is over, and somebody is there");
+        drop(client);
+        let mut report = String::new();
+        stdout.read_to_string(&mut report).unwrap();
+        assert!(floor.wait().unwrap().success());
+        let report: Value = serde_json::from_str(&report).unwrap();
+        let records = report["records"].as_f64().unwrap();
+        assert!(records > 10.0 && records < f64::from(lines), "{lines} lines, in and outside of the window: {report}");
+        assert_eq!(report["answer"], answer);
+    }
+}
+
+const REPLY: &[u8] = b"{\"status\":\"ok\",\"message\":\"received\"}\n";
+
+#[test]
 fn what_makes_no_sense_is_refused_with_a_reason() {
-    let refused = Command::new(BENCH)
-        .args(["floor", "--backend", "epoll", "--write", "direct", "--dir", "/nonexistent"])
-        .output()
-        .unwrap();
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("needs --backend uring"));
+    for (args, why) in [
+        (["--backend", "epoll", "--write", "direct"], "needs --backend uring"),
+        (["--answer", "written", "--write", "direct"], "--answer writes a few lines at a time"),
+    ] {
+        let refused = Command::new(BENCH).arg("floor").args(args).args(["--dir", "/nonexistent"]).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(why));
+    }
 }

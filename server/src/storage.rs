@@ -17,7 +17,7 @@ pub use recovery::{Counts, Recovery, ShardRecovery, recover};
 pub use retention::Retention;
 
 use crate::notice;
-use ringest_ingest::{Block, Fault, SegmentFormat, SegmentId, ShardId};
+use ringest_ingest::{Block, Fault, Parts, SegmentFormat, SegmentId, ShardId};
 use ringest_sys::file;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -26,7 +26,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,7 @@ impl Store {
     /// `StorageFull` or `QuotaExceeded` where there is no room, `AlreadyExists`, or whatever the disk says.
     pub fn create(&self, id: SegmentId, len: u64) -> io::Result<SegmentFile> {
         let Some(dir) = &self.dir else {
-            return Ok(SegmentFile { buffered: File::open(MEMORY_DIR)?, direct: None, keeps: false });
+            return Ok(SegmentFile::new(File::open(MEMORY_DIR)?, None, None));
         };
         let path = dir.join(layout::segment_name(id, self.format));
         let buffered = OpenOptions::new().write(true).create_new(true).open(&path)?;
@@ -72,7 +72,8 @@ impl Store {
             // What cannot be removed either is empty, and removed by the next recovery.
             let _ = fs::remove_file(&path);
         }
-        Ok(SegmentFile { buffered, direct: made?, keeps: true })
+        let Made { direct, is_allocated } = made?;
+        Ok(SegmentFile::new(buffered, direct, Some(if is_allocated { len } else { 0 })))
     }
 
     /// Cuts a segment to the bytes that count, and keeps beside it where producers stand. A failure is reported and has
@@ -106,15 +107,37 @@ impl Store {
 ///
 /// Two descriptors of one file: the ends of a block share their pages with its neighbours and go through the page
 /// cache; whole pages go past it, where the filesystem can do that.
+///
+/// Blocks on the disk that were allocated and never written cost each sync of them a commit of the filesystem's journal.
+/// So small writes, whose syncs are many, write zeros ahead of themselves: at most as many bytes as they are since the
+/// last large one, which is not slower for its commit.
 #[derive(Debug)]
 pub struct SegmentFile {
     buffered: File,
     direct: Option<File>,
     /// False where what is written is thrown away.
     keeps: bool,
+    /// Up to here space is allocated.
+    allocated: u64,
+    /// Up to here the last small write has written zeros, or itself. Of the thread that writes alone, as is `small_len`.
+    ahead: AtomicU64,
+    /// Bytes of small writes since the last large one.
+    small_len: AtomicU64,
 }
 
 impl SegmentFile {
+    /// `allocated`: bytes of space that it has; `None` where nothing is kept.
+    fn new(buffered: File, direct: Option<File>, allocated: Option<u64>) -> SegmentFile {
+        SegmentFile {
+            buffered,
+            direct,
+            keeps: allocated.is_some(),
+            allocated: allocated.unwrap_or(0),
+            ahead: AtomicU64::new(0),
+            small_len: AtomicU64::new(0),
+        }
+    }
+
     /// The descriptor for writes past the page cache. `None` where that cannot be had, or nothing is kept: then
     /// [`write`](Self::write) does it all.
     pub fn direct(&self) -> Option<&File> {
@@ -135,14 +158,38 @@ impl SegmentFile {
         self.write_pages(block)
     }
 
+    /// After a small write that ends there, of so many bytes.
+    fn write_ahead(&self, end: u64, len: usize) -> io::Result<()> {
+        let small_len = self.small_len.load(Ordering::Relaxed) + len as u64;
+        self.small_len.store(small_len, Ordering::Relaxed);
+        if end <= self.ahead.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let upto = (end + small_len.min(AHEAD_MAX)).min(self.allocated);
+        self.ahead.store(upto, Ordering::Relaxed);
+        let mut at = end;
+        while at < upto {
+            let len = (upto - at).min(ZEROS.len() as u64);
+            self.buffered.write_all_at(&ZEROS[..len as usize], at)?;
+            at += len;
+        }
+        Ok(())
+    }
+
     /// Writes what is not whole pages of a block, through the page cache.
     ///
     /// # Errors
     /// What the disk says.
     pub fn write_ends(&self, block: &Block) -> io::Result<()> {
-        let parts = block.parts();
-        self.write_part(&self.buffered, block, parts.head)?;
-        self.write_part(&self.buffered, block, parts.tail)
+        let Parts { head, pages, tail } = block.parts();
+        let end = block.offset_of(tail.end);
+        self.write_part(&self.buffered, block, head)?;
+        self.write_part(&self.buffered, block, tail)?;
+        if !pages.is_empty() {
+            self.small_len.store(0, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.write_ahead(end, block.len())
     }
 
     /// Writes the whole pages of a block, past the page cache where that is possible.
@@ -242,22 +289,30 @@ impl DirLock {
     }
 }
 
-fn make_durable(file: &File, path: &Path, dir: &Path, len: u64) -> io::Result<Option<File>> {
-    allocate(file, len)?;
+/// What makes a file a segment.
+struct Made {
+    direct: Option<File>,
+    is_allocated: bool,
+}
+
+fn make_durable(file: &File, path: &Path, dir: &Path, len: u64) -> io::Result<Made> {
+    let is_allocated = allocate(file, len)?;
     file.sync_all()?;
     let direct = file::open_direct(path)?;
     sync_dir(dir)?;
-    Ok(direct)
+    Ok(Made { direct, is_allocated })
 }
 
-fn allocate(file: &File, len: u64) -> io::Result<()> {
+/// False where it is as long as that now, and has no space.
+fn allocate(file: &File, len: u64) -> io::Result<bool> {
     static SAID: Once = Once::new();
     match file::allocate(file, len) {
         Err(err) if err.kind() == io::ErrorKind::Unsupported => {
             SAID.call_once(|| notice!("{err}: a full disk will show while a block is written"));
-            file.set_len(len)
+            file.set_len(len)?;
+            Ok(false)
         }
-        done => done,
+        done => done.map(|()| true),
     }
 }
 
@@ -304,6 +359,9 @@ fn at_path(err: io::Error, what: &str, path: &Path) -> io::Error {
 }
 
 /// Its lock says who writes here; the file itself is empty and stays.
+/// Zeros that small writes have before them, at most: 1 commit in some hundred syncs, and no write that shows.
+const AHEAD_MAX: u64 = 256 << 10;
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 const LOCK_NAME: &str = ".lock";
 /// Whoever asks [`is_served`] has the lock for a moment, and must not keep a server from starting.
 const LOCK_TRIES: u32 = 5;

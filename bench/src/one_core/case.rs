@@ -1,11 +1,11 @@
 //! One case: which process is loaded how, and what is read off it.
 
-use super::process::{floor, server, server_with};
+use super::process::{answering_floor, floor, server, server_with};
 use crate::bill::{Bill, Reading};
 use crate::cli::OneCore;
 use crate::flood::{Flood, Plan};
-use crate::floor::{self, Backend, Writing};
-use crate::process::Server;
+use crate::floor::{self, Answer, Backend, Writing};
+use crate::process::{Process, Server};
 use ringest_loadgen::report::Report as LoadReport;
 use ringest_wire::AckLevel;
 use serde::Serialize;
@@ -22,6 +22,8 @@ use std::time::Duration;
 pub(super) enum Case {
     /// The floor under a flood.
     Floor(Backend, Writing),
+    /// The floor that answers and the real generator, one line at a time on each connection.
+    FloorDepth1(Backend, Answer),
     /// The server under a flood, one reply per line.
     Flood(Served, AckLevel),
     /// The server and the real generator, one line at a time on each connection.
@@ -89,12 +91,15 @@ impl Case {
             Case::Floor(Backend::Uring, Writing::Direct),
             Case::Floor(Backend::Epoll, Writing::Buffered),
         ];
+        let answering = [Backend::Uring, Backend::Epoll]
+            .into_iter()
+            .flat_map(|backend| [Answer::Written, Answer::Durable].map(|answer| Case::FloorDepth1(backend, answer)));
         let servers = [Uring, Epoll, Glommio].into_iter().flat_map(|backend| [(backend, Written), (backend, Durable)]);
         let floods = servers.clone().map(|(backend, ack)| Case::Flood(backend, ack));
         let depth1s = servers.map(|(backend, ack)| Case::Depth1(backend, ack));
         let encoded = [Encoding::Text, Encoding::Tls].map(|encoding| Case::Encoded(Uring, Written, encoding));
         let idles = [Uring, Epoll, Glommio].map(Case::Idle);
-        floors.into_iter().chain(floods).chain(depth1s).chain(encoded).chain(idles).collect()
+        floors.into_iter().chain(floods).chain(answering).chain(depth1s).chain(encoded).chain(idles).collect()
     }
 
     /// Who sent the lines, and who counted them.
@@ -102,7 +107,9 @@ impl Case {
         match self {
             Case::Floor(..) => "flood; records counted by the floor from bytes received",
             Case::Flood(..) => "flood; records counted by the flood from replies received",
-            Case::Depth1(..) | Case::Encoded(..) => "ringest-loadgen; records counted by its report",
+            Case::FloorDepth1(..) | Case::Depth1(..) | Case::Encoded(..) => {
+                "ringest-loadgen; records counted by its report"
+            }
             Case::Idle(_) => "flood, then one line per connection",
         }
     }
@@ -112,6 +119,7 @@ impl Case {
         let dir = tempfile::Builder::new().prefix("one-core-").tempdir_in(dir)?;
         match self {
             Case::Floor(backend, writing) => run_floor(task, dir.path(), backend, writing),
+            Case::FloorDepth1(backend, answer) => run_floor_depth1(task, dir.path(), backend, answer),
             Case::Flood(backend, ack) => run_flood(task, dir.path(), backend, ack),
             Case::Depth1(backend, ack) => run_depth1(task, dir.path(), backend, ack),
             Case::Encoded(backend, ack, encoding) => run_encoded(task, dir.path(), backend, ack, encoding),
@@ -126,6 +134,7 @@ impl fmt::Display for Case {
         let lower = |word: &dyn fmt::Debug| format!("{word:?}").to_lowercase();
         match self {
             Case::Floor(backend, writing) => write!(f, "floor {} {}", lower(backend), lower(writing)),
+            Case::FloorDepth1(backend, answer) => write!(f, "floor {} {} depth 1", lower(backend), lower(answer)),
             Case::Flood(backend, ack) => write!(f, "{} {ack}", lower(backend)),
             Case::Depth1(backend, ack) => write!(f, "{} {ack} depth 1", lower(backend)),
             Case::Encoded(backend, ack, encoding) => write!(f, "{} {ack} {}", lower(backend), lower(encoding)),
@@ -143,8 +152,7 @@ fn run_floor(task: &OneCore, dir: &Path, backend: Backend, writing: Writing) -> 
     let generator = flood.mark()?.since(&start);
     // It ends by itself, a little after: its window began later.
     flood.drive(task.warm_up() + task.window())?;
-    let report: floor::Report = serde_json::from_str(&process.finish()?)
-        .map_err(|error| io::Error::other(format!("the floor's report cannot be read: {error}")))?;
+    let report = report_of(process)?;
     Ok(vec![
         (Figure::RecordsPerS, report.records_per_s),
         (Figure::CpuNs, report.cpu_ns_per_record),
@@ -154,6 +162,26 @@ fn run_floor(task: &OneCore, dir: &Path, backend: Backend, writing: Writing) -> 
         (Figure::GeneratorBusy, generator.busy),
         (Figure::GeneratorWaited, generator.waited),
     ])
+}
+
+fn run_floor_depth1(task: &OneCore, dir: &Path, backend: Backend, answer: Answer) -> io::Result<Sample> {
+    let (process, port) = answering_floor(task, dir, backend, answer)?;
+    // Its window begins with the first bytes, which come a little later.
+    let duration = task.warm_up() + task.window() + LATE_MAX;
+    let mut sample = generate(task, dir, port, duration, &ONE_AT_A_TIME.map(OsStr::new))?.sample;
+    let report = report_of(process)?;
+    sample.extend([
+        (Figure::CpuNs, report.cpu_ns_per_record),
+        (Figure::UserNs, report.user_ns_per_record),
+        (Figure::SystemNs, report.system_ns_per_record),
+        (Figure::ServerBusy, report.busy),
+    ]);
+    Ok(sample)
+}
+
+fn report_of(floor: Process) -> io::Result<floor::Report> {
+    serde_json::from_str(&floor.finish()?)
+        .map_err(|error| io::Error::other(format!("the floor's report cannot be read: {error}")))
 }
 
 fn run_flood(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel) -> io::Result<Sample> {
@@ -179,7 +207,7 @@ fn run_flood(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel) -> io::
 
 fn run_depth1(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel) -> io::Result<Sample> {
     let server = server(task, dir, backend, ack)?;
-    run_generator(task, dir, server, &["--pipeline", "1", "--batch", "1"].map(OsStr::new))
+    run_generator(task, dir, server, &ONE_AT_A_TIME.map(OsStr::new))
 }
 
 fn run_encoded(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel, encoding: Encoding) -> io::Result<Sample> {
@@ -208,22 +236,38 @@ fn make_certificate(dir: &Path) -> io::Result<()> {
 }
 
 fn run_generator(task: &OneCore, dir: &Path, server: Server, args: &[&OsStr]) -> io::Result<Sample> {
-    let json = dir.join("loadgen.json");
     let before = Reading::of(server.pid)?;
+    let Generated { mut sample, acked, seconds } =
+        generate(task, dir, server.addr.port(), task.warm_up() + task.window(), args)?;
+    let after = Reading::of(server.pid)?;
+    server.process.stop()?;
+    // Over the whole run: connecting fifty times does not show beside what follows.
+    sample.extend(costs(&after.since(&before), acked, seconds));
+    Ok(sample)
+}
+
+/// What a run of the generator came to.
+struct Generated {
+    /// Its own figures.
+    sample: Sample,
+    acked: f64,
+    seconds: f64,
+}
+
+fn generate(task: &OneCore, dir: &Path, port: u16, duration: Duration, args: &[&OsStr]) -> io::Result<Generated> {
+    let json = dir.join("loadgen.json");
     let status = Command::new(&task.loadgen)
         .env_clear()
         .args(["--host", "127.0.0.1", "--mode", "plain", "--closed", "--quiet"])
         .args(args)
-        .args(["--port", &server.addr.port().to_string(), "--connections", &task.connections.to_string()])
+        .args(["--port", &port.to_string(), "--connections", &task.connections.to_string()])
         .args(["--cpu-list", &task.generator_cpu.to_string(), "--record-size", &task.record_size.to_string()])
-        .args(["--duration", &format!("{}ms", (task.warm_up() + task.window()).as_millis())])
+        .args(["--duration", &format!("{}ms", duration.as_millis())])
         .arg("--json")
         .arg(&json)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status()?;
-    let after = Reading::of(server.pid)?;
-    server.process.stop()?;
     if !status.success() {
         return Err(io::Error::other(format!("ringest-loadgen ended with {status}")));
     }
@@ -235,16 +279,14 @@ fn run_generator(task: &OneCore, dir: &Path, server: Server, args: &[&OsStr]) ->
         let (acked, offered) = (results.acked, results.offered);
         return Err(io::Error::other(format!("of {offered} lines {acked} were acknowledged")));
     }
-    // Over the whole run: connecting fifty times does not show beside what follows.
-    let mut sample = costs(&after.since(&before), results.acked as f64, results.span_s);
-    sample.extend([
+    let sample = vec![
         (Figure::RecordsPerS, results.throughput_per_s),
         (Figure::GeneratorBusy, test.resources.client.busy),
         (Figure::GeneratorWaited, test.validity.queued),
         (Figure::P50Us, results.response_us.p50),
         (Figure::P99Us, results.response_us.p99),
-    ]);
-    Ok(sample)
+    ];
+    Ok(Generated { sample, acked: results.acked as f64, seconds: results.span_s })
 }
 
 /// Memory with many idle connections less memory without. The pools are filled before, by a flood whose connections
@@ -280,5 +322,9 @@ fn plan(task: &OneCore, port: u16, pipeline: Option<u64>) -> Plan {
     Plan { port, connections: task.connections, record_size: task.record_size, pipeline }
 }
 
+/// The generator's arguments for one line at a time on each connection.
+const ONE_AT_A_TIME: [&str; 4] = ["--pipeline", "1", "--batch", "1"];
+/// How much later than the generator's beginning its first line comes, at most.
+const LATE_MAX: Duration = Duration::from_millis(500);
 /// How long a server has to come to rest before its memory is read.
 const REST: Duration = Duration::from_millis(200);

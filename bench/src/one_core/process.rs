@@ -2,7 +2,7 @@
 
 use super::case::Served;
 use crate::cli::OneCore;
-use crate::floor::{Backend, Writing};
+use crate::floor::{Answer, Backend, Writing};
 use crate::process::{LOGS, Launch, Process, Server};
 use ringest_sys::cpu::CpuList;
 use ringest_wire::AckLevel;
@@ -36,14 +36,30 @@ pub(super) fn floor(task: &OneCore, dir: &Path, backend: Backend, writing: Writi
         Writing::Buffered => "buffered",
         Writing::Direct => "direct",
     };
+    floor_with(task, dir, backend, &["--write", writing])
+}
+
+/// Starts the floor that answers each line; its port.
+pub(super) fn answering_floor(
+    task: &OneCore,
+    dir: &Path,
+    backend: Backend,
+    answer: Answer,
+) -> io::Result<(Process, u16)> {
+    let answer = match answer {
+        Answer::Written => "written",
+        Answer::Durable => "durable",
+    };
+    floor_with(task, dir, backend, &["--answer", answer])
+}
+
+fn floor_with(task: &OneCore, dir: &Path, backend: Backend, args: &[&str]) -> io::Result<(Process, u16)> {
     let (cpu, size) = (task.server_cpu.to_string(), task.record_size.to_string());
     let (window, warm_up) = (task.window.to_string(), task.warm_up.to_string());
-    let mut launch = Launch::new(
-        &std::env::current_exe()?,
-        ["floor", "--backend", backend_name(backend), "--write", writing, "--cpu", &cpu, "--record-size", &size]
-            .into_iter()
-            .chain(["--seconds", &window, "--warm-up", &warm_up, "--dir"]),
-    );
+    let usual = ["floor", "--backend", backend_name(backend), "--cpu", &cpu, "--record-size", &size];
+    let times = ["--seconds", &window, "--warm-up", &warm_up, "--dir"];
+    let all = usual.into_iter().chain(args.iter().copied()).chain(times);
+    let mut launch = Launch::new(&std::env::current_exe()?, all);
     launch.args.push(dir.join(LOGS).into());
     let mut process = Process::start(&launch.on(Some(&one(task.server_cpu)?)), dir)?;
     let mut line = String::new();

@@ -190,7 +190,7 @@ impl Report {
     }
 
     fn put_depth1(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = self.rows.iter().filter(|row| matches!(row.case, Case::Depth1(..)));
+        let rows = self.rows.iter().filter(|row| matches!(row.case, Case::FloorDepth1(..) | Case::Depth1(..)));
         put_table(
             f,
             "one line at a time on each connection, driven and counted by ringest-loadgen, CPU over its whole run",

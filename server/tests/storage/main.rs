@@ -7,8 +7,9 @@ mod writer;
 
 use ringest_ingest::{Fault, Limits, ProducerState, SegmentFormat, SegmentId, ShardId, home_shard};
 use ringest_server::storage::{DirLock, Ending, Keeper, Recovery, Store, fault, is_served, layout, recover};
+use rustix::fs::{Advice, SeekFrom};
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
@@ -377,6 +378,77 @@ fn segments_roll_and_large_blocks_lie_on_whole_pages() {
     assert_eq!(cat(dir.path()), records(1..number));
     assert_eq!(verify(dir.path()), Ok(()));
     assert_eq!(recovered(&dir).producers(), [state("web", 1, number as u64 - 1)]);
+}
+
+#[test]
+fn small_writes_find_blocks_that_were_written_before_and_large_ones_have_nothing_written_ahead() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits =
+        Limits { chunk_len_max: 64 << 10, batch_len_max: 72 << 10, paged_len_min: 8 << 10, ..one_record_per_block() };
+    let limits = Limits { segment_len: 8 << 20, ..limits };
+    let mut writer = Writer::start(dir.path(), 0, &recovered(&dir), limits);
+    let file = File::open(segment(&dir, 1)).unwrap();
+    // Pages that were read ahead would not be holes any more.
+    rustix::fs::fadvise(&file, 0, None, Advice::Random).unwrap();
+    let written = || rustix::fs::seek(&file, SeekFrom::Hole(0)).unwrap() as usize;
+    assert_eq!(written(), 0, "space was allocated, and nothing else");
+
+    // Half of what lies on the disk is zeros, up to a bound.
+    writer.hello("web", 1);
+    let mut ends = vec![written()];
+    for number in 1..3000 {
+        writer.records(number..number + 1);
+        ends.push(written());
+    }
+    ends.dedup();
+    assert!((8..20).contains(&ends.len()), "the disk was given new blocks so often: {ends:?}");
+    let end = written();
+    let used = stored_len(&file, end);
+    assert!(end > used && end - used <= 257 << 10, "{used} bytes are stored, {end} are written");
+
+    writer.feed(&records(3000..3700));
+    let end = written();
+    let used = stored_len(&file, end);
+    assert!(end - used < 257 << 10, "what was there before");
+    (0..5).for_each(|round| writer.feed(&records(3700 + 700 * round..4400 + 700 * round)));
+    let end = written();
+    let used = stored_len(&file, end);
+    assert!(end - used < 4096, "{used} bytes are stored, {end} are written");
+    writer.records(7200..7201);
+    let end = written();
+    let used = stored_len(&file, end);
+    assert!(end - used < 2 * 4096, "it begins anew: {used} bytes are stored, {end} are written");
+    writer.stop();
+    assert_eq!(cat(dir.path()), records(1..7201));
+    assert_eq!(verify(dir.path()), Ok(()));
+}
+
+#[test]
+fn nothing_is_written_ahead_of_a_segments_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let segment_len = one_record_per_block().segment_len;
+    let mut writer = start(&dir);
+    writer.leaves_files_long = true;
+    writer.hello("web", 1);
+    let mut number = 1;
+    while !segment(&dir, 4).exists() {
+        writer.records(number..number + 1);
+        number += 1;
+    }
+    for id in 1..4 {
+        assert_eq!(fs::metadata(segment(&dir, id)).unwrap().len(), segment_len);
+    }
+    drop(writer);
+    recovered(&dir);
+    assert_eq!(cat(dir.path()), records(1..number));
+    assert_eq!(verify(dir.path()), Ok(()));
+}
+
+/// Up to the last byte that is not zero of so many.
+fn stored_len(file: &File, written: usize) -> usize {
+    let mut bytes = vec![0; written];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes.iter().rposition(|&byte| byte != 0).map_or(0, |at| at + 1)
 }
 
 #[test]
