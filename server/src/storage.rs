@@ -109,8 +109,8 @@ impl Store {
 /// cache; whole pages go past it, where the filesystem can do that.
 ///
 /// Blocks on the disk that were allocated and never written cost each sync of them a commit of the filesystem's journal.
-/// So small writes, whose syncs are many, write zeros ahead of themselves: at most as many bytes as they are since the
-/// last large one, which is not slower for its commit.
+/// So small writes in a row, whose syncs are many, write zeros ahead of themselves, about as many bytes as they are
+/// together. Large ones would find these in their way: they are few where small ones are in a row.
 #[derive(Debug)]
 pub struct SegmentFile {
     buffered: File,
@@ -119,10 +119,10 @@ pub struct SegmentFile {
     keeps: bool,
     /// Up to here space is allocated.
     allocated: u64,
-    /// Up to here the last small write has written zeros, or itself. Of the thread that writes alone, as is `small_len`.
+    /// Up to here small writes have written zeros. Of the thread that writes alone, as is `small_run`.
     ahead: AtomicU64,
-    /// Bytes of small writes since the last large one.
-    small_len: AtomicU64,
+    /// Small writes since the last large one.
+    small_run: AtomicU64,
 }
 
 impl SegmentFile {
@@ -134,7 +134,7 @@ impl SegmentFile {
             keeps: allocated.is_some(),
             allocated: allocated.unwrap_or(0),
             ahead: AtomicU64::new(0),
-            small_len: AtomicU64::new(0),
+            small_run: AtomicU64::new(0),
         }
     }
 
@@ -160,12 +160,12 @@ impl SegmentFile {
 
     /// After a small write that ends there, of so many bytes.
     fn write_ahead(&self, end: u64, len: usize) -> io::Result<()> {
-        let small_len = self.small_len.load(Ordering::Relaxed) + len as u64;
-        self.small_len.store(small_len, Ordering::Relaxed);
-        if end <= self.ahead.load(Ordering::Relaxed) {
+        let run = self.small_run.load(Ordering::Relaxed) + 1;
+        self.small_run.store(run, Ordering::Relaxed);
+        if run < RUN_MIN || end <= self.ahead.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let upto = (end + small_len.min(AHEAD_MAX)).min(self.allocated);
+        let upto = (end + (run * len as u64).min(AHEAD_MAX)).min(self.allocated);
         self.ahead.store(upto, Ordering::Relaxed);
         let mut at = end;
         while at < upto {
@@ -186,7 +186,7 @@ impl SegmentFile {
         self.write_part(&self.buffered, block, head)?;
         self.write_part(&self.buffered, block, tail)?;
         if !pages.is_empty() {
-            self.small_len.store(0, Ordering::Relaxed);
+            self.small_run.store(0, Ordering::Relaxed);
             return Ok(());
         }
         self.write_ahead(end, block.len())
@@ -358,10 +358,12 @@ fn at_path(err: io::Error, what: &str, path: &Path) -> io::Error {
     io::Error::new(err.kind(), format!("{what} {}: {err}", path.display()))
 }
 
-/// Its lock says who writes here; the file itself is empty and stays.
+/// Fewer small writes than these, one behind the other, may be on their way to larger ones.
+const RUN_MIN: u64 = 8;
 /// Zeros that small writes have before them, at most: 1 commit in some hundred syncs, and no write that shows.
 const AHEAD_MAX: u64 = 256 << 10;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+/// Its lock says who writes here; the file itself is empty and stays.
 const LOCK_NAME: &str = ".lock";
 /// Whoever asks [`is_served`] has the lock for a moment, and must not keep a server from starting.
 const LOCK_TRIES: u32 = 5;
