@@ -1,10 +1,11 @@
 //! The least a server could do: receive from TCP, write to preallocated segments, and nothing else.
 //!
-//! No line is looked at, nothing is answered, nothing is synced, unless that is asked for. It receives as the server does (the same ring and
-//! buffers, or the same reads) and writes in either of two ways: buffered, 256 KiB by write(2) into the page cache, or
-//! direct, 1 MiB by the ring past it. What Ringest costs beyond this is what Ringest does.
+//! No line is looked at, nothing is answered, nothing is synced, unless that is asked for. It receives as the server does
+//! (the same ring and buffers, or the same reads) and writes in either of two ways: buffered, 256 KiB by write(2) into the
+//! page cache, or direct, 1 MiB by the ring past it. What Ringest costs beyond this is what Ringest does.
 //!
-//! It measures itself, from when the first bytes have come and a warm-up has passed, and ends by itself.
+//! It measures itself, from when the first bytes have come and a warm-up has passed, and ends by itself: where it answers,
+//! once nobody is there any more.
 
 mod answering;
 mod epoll;
@@ -76,7 +77,7 @@ pub struct Report {
     pub busy: f64,
 }
 
-/// Runs it until its window is over.
+/// Runs it until its window is over, or, if it answers, until its clients have gone after that.
 ///
 /// # Errors
 /// The port, the directory, the core or the ring was refused, or nobody sent anything for ten seconds.

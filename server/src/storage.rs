@@ -1,10 +1,12 @@
 //! Segment files on disk, and nothing else: their names, their creation, their bytes, their end.
 //!
 //! A [`Store`] is one shard's directory, a [`SegmentFile`] one open segment in it, the [`Keeper`] the thread on which
-//! files are created, closed and, once they have had their time, removed, so that no shard ever waits for that. [`DirLock`] keeps a second server out, and
-//! [`recover`] brings a directory that a crash left behind back to what is true. It decides nothing about a segment:
-//! when one is opened, written, synced and how much of it counts is said by the shard, and by the bytes themselves.
+//! files are created, closed and, once they have had their time, removed, so that no shard ever waits for that.
+//! [`DirLock`] keeps a second server out, and [`recover`] brings a directory that a crash left behind back to what is
+//! true. It decides nothing about a segment: when one is opened, written, synced and how much of it counts is said by the
+//! shard, and by the bytes themselves.
 
+mod ahead;
 mod keeper;
 pub mod layout;
 mod recovery;
@@ -17,6 +19,7 @@ pub use recovery::{Counts, Recovery, ShardRecovery, recover};
 pub use retention::Retention;
 
 use crate::notice;
+use ahead::Ahead;
 use ringest_ingest::{Block, Fault, Parts, SegmentFormat, SegmentId, ShardId};
 use ringest_sys::file;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -26,7 +29,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -63,7 +66,8 @@ impl Store {
     /// `StorageFull` or `QuotaExceeded` where there is no room, `AlreadyExists`, or whatever the disk says.
     pub fn create(&self, id: SegmentId, len: u64) -> io::Result<SegmentFile> {
         let Some(dir) = &self.dir else {
-            return Ok(SegmentFile::new(File::open(MEMORY_DIR)?, None, None));
+            let buffered = File::open(MEMORY_DIR)?;
+            return Ok(SegmentFile { buffered, direct: None, keeps: false, ahead: Ahead::new(0) });
         };
         let path = dir.join(layout::segment_name(id, self.format));
         let buffered = OpenOptions::new().write(true).create_new(true).open(&path)?;
@@ -72,8 +76,8 @@ impl Store {
             // What cannot be removed either is empty, and removed by the next recovery.
             let _ = fs::remove_file(&path);
         }
-        let Made { direct, is_allocated } = made?;
-        Ok(SegmentFile::new(buffered, direct, Some(if is_allocated { len } else { 0 })))
+        let Made { direct, ahead } = made?;
+        Ok(SegmentFile { buffered, direct, keeps: true, ahead })
     }
 
     /// Cuts a segment to the bytes that count, and keeps beside it where producers stand. A failure is reported and has
@@ -107,41 +111,26 @@ impl Store {
 ///
 /// Two descriptors of one file: the ends of a block share their pages with its neighbours and go through the page
 /// cache; whole pages go past it, where the filesystem can do that.
-///
-/// Blocks on the disk that were allocated and never written cost each sync of them a commit of the filesystem's journal.
-/// So small writes in a row, whose syncs are many, write zeros ahead of themselves, about as many bytes as they are
-/// together. Large ones would find these in their way: they are few where small ones are in a row.
 #[derive(Debug)]
 pub struct SegmentFile {
     buffered: File,
     direct: Option<File>,
     /// False where what is written is thrown away.
     keeps: bool,
-    /// Up to here space is allocated.
-    allocated: u64,
-    /// Up to here small writes have written zeros. Of the thread that writes alone, as is `small_run`.
-    ahead: AtomicU64,
-    /// Small writes since the last large one.
-    small_run: AtomicU64,
+    ahead: Ahead,
 }
 
 impl SegmentFile {
-    /// `allocated`: bytes of space that it has; `None` where nothing is kept.
-    fn new(buffered: File, direct: Option<File>, allocated: Option<u64>) -> SegmentFile {
-        SegmentFile {
-            buffered,
-            direct,
-            keeps: allocated.is_some(),
-            allocated: allocated.unwrap_or(0),
-            ahead: AtomicU64::new(0),
-            small_run: AtomicU64::new(0),
-        }
-    }
-
-    /// The descriptor for writes past the page cache. `None` where that cannot be had, or nothing is kept: then
-    /// [`write`](Self::write) does it all.
+    /// The descriptor for writes past the page cache. `None` where that cannot be had, or nothing is kept.
     pub fn direct(&self) -> Option<&File> {
         self.direct.as_ref()
+    }
+
+    /// Whether the whole pages of the block are better written past the page cache: it has some, that can be had, and no
+    /// zeros lie there, for which such a write would wait. Otherwise [`write`](Self::write) does it all.
+    pub fn goes_past_cache(&self, block: &Block) -> bool {
+        let pages = block.parts().pages;
+        self.direct.is_some() && !pages.is_empty() && block.offset_of(pages.start) >= self.ahead.upto()
     }
 
     /// Nobody will find it again: somebody has removed it from its directory.
@@ -158,24 +147,6 @@ impl SegmentFile {
         self.write_pages(block)
     }
 
-    /// After a small write that ends there, of so many bytes.
-    fn write_ahead(&self, end: u64, len: usize) -> io::Result<()> {
-        let run = self.small_run.load(Ordering::Relaxed) + 1;
-        self.small_run.store(run, Ordering::Relaxed);
-        if run < RUN_MIN || end <= self.ahead.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let upto = (end + (run * len as u64).min(AHEAD_MAX)).min(self.allocated);
-        self.ahead.store(upto, Ordering::Relaxed);
-        let mut at = end;
-        while at < upto {
-            let len = (upto - at).min(ZEROS.len() as u64);
-            self.buffered.write_all_at(&ZEROS[..len as usize], at)?;
-            at += len;
-        }
-        Ok(())
-    }
-
     /// Writes what is not whole pages of a block, through the page cache.
     ///
     /// # Errors
@@ -185,20 +156,33 @@ impl SegmentFile {
         let end = block.offset_of(tail.end);
         self.write_part(&self.buffered, block, head)?;
         self.write_part(&self.buffered, block, tail)?;
-        if !pages.is_empty() {
-            self.small_run.store(0, Ordering::Relaxed);
-            return Ok(());
+        if pages.is_empty() {
+            self.write_ahead(self.ahead.handle_small(end, block.len() as u64));
+        } else {
+            self.ahead.handle_large();
         }
-        self.write_ahead(end, block.len())
+        Ok(())
     }
 
-    /// Writes the whole pages of a block, past the page cache where that is possible.
+    /// Writes the whole pages of a block, past the page cache where that is [better](Self::goes_past_cache).
     ///
     /// # Errors
     /// What the disk says.
     pub fn write_pages(&self, block: &Block) -> io::Result<()> {
-        let file = self.direct.as_ref().unwrap_or(&self.buffered);
+        let file = self.direct().filter(|_| self.goes_past_cache(block)).unwrap_or(&self.buffered);
         self.write_part(file, block, block.parts().pages)
+    }
+
+    /// Not the records' failure: whatever is wrong with the disk, they find out by themselves.
+    fn write_ahead(&self, zeros: Range<u64>) {
+        let mut at = zeros.start;
+        while at < zeros.end {
+            let len = (zeros.end - at).min(ZEROS.len() as u64);
+            if self.buffered.write_all_at(&ZEROS[..len as usize], at).is_err() {
+                return self.ahead.give_up();
+            }
+            at += len;
+        }
     }
 
     /// Writes one part of a block at its place in the file.
@@ -292,7 +276,7 @@ impl DirLock {
 /// What makes a file a segment.
 struct Made {
     direct: Option<File>,
-    is_allocated: bool,
+    ahead: Ahead,
 }
 
 fn make_durable(file: &File, path: &Path, dir: &Path, len: u64) -> io::Result<Made> {
@@ -300,7 +284,8 @@ fn make_durable(file: &File, path: &Path, dir: &Path, len: u64) -> io::Result<Ma
     file.sync_all()?;
     let direct = file::open_direct(path)?;
     sync_dir(dir)?;
-    Ok(Made { direct, is_allocated })
+    let gains = is_allocated && file::is_overwritten_in_place(file).unwrap_or(false);
+    Ok(Made { direct, ahead: Ahead::new(if gains { len } else { 0 }) })
 }
 
 /// False where it is as long as that now, and has no space.
@@ -358,10 +343,7 @@ fn at_path(err: io::Error, what: &str, path: &Path) -> io::Error {
     io::Error::new(err.kind(), format!("{what} {}: {err}", path.display()))
 }
 
-/// Fewer small writes than these, one behind the other, may be on their way to larger ones.
-const RUN_MIN: u64 = 8;
-/// Zeros that small writes have before them, at most: 1 commit in some hundred syncs, and no write that shows.
-const AHEAD_MAX: u64 = 256 << 10;
+/// A piece of what is written ahead.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// Its lock says who writes here; the file itself is empty and stays.
 const LOCK_NAME: &str = ".lock";

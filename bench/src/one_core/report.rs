@@ -193,7 +193,8 @@ impl Report {
         let rows = self.rows.iter().filter(|row| matches!(row.case, Case::FloorDepth1(..) | Case::Depth1(..)));
         put_table(
             f,
-            "one line at a time on each connection, driven and counted by ringest-loadgen, CPU over its whole run",
+            "one line at a time on each connection, driven and counted by ringest-loadgen; CPU over its whole run, the \
+             floor's over a window in it",
             &["k records/s", "p50 us", "p99 us", "CPU ns/record", "server busy %", "generator busy %"],
             rows,
             |row| {

@@ -181,7 +181,9 @@ impl Case {
         // A backend may open some of its descriptors in its first turn, which is over once it has answered at a look.
         // Later somebody may just have asked it something, and be a descriptor.
         let is_at_rest = |sample: &&Sample| sample.said.as_ref().is_some_and(Said::is_at_rest);
-        if let Some(least) = life.iter().skip(1).rev().take_while(is_at_rest).map(|sample| sample.fds).min() {
+        let ends = |sample: &&Sample| !sample.said.as_ref().is_some_and(|said| said.is_serving);
+        let at_rest = life.iter().skip(1).rev().skip_while(ends).take_while(is_at_rest);
+        if let Some(least) = at_rest.map(|sample| sample.fds).min() {
             self.gates.push(Gate::exactly(&gate("descriptors at rest"), least as f64, ceiling.fds_at_rest as f64));
         }
         let rss = most(|sample| sample.rss_bytes);
@@ -408,7 +410,8 @@ mod tests {
         assert_eq!(at_rest(&[(30, true, 0), (40, true, 9), (31, true, 0)]), Some((31.0, false)), "one has leaked");
         assert_eq!(at_rest(&[(30, true, 0), (29, true, 0)]), Some((29.0, false)), "one too few is another sum");
         assert_eq!(at_rest(&[(30, true, 0), (40, true, 9)]), None);
-        assert_eq!(at_rest(&[(30, true, 0), (27, false, 0)]), None, "it ends");
+        assert_eq!(at_rest(&[(30, true, 0), (31, true, 0), (27, false, 0)]), Some((31.0, false)), "it ends");
+        assert_eq!(at_rest(&[(30, true, 0), (27, false, 0)]), None);
         assert_eq!(at_rest(&[(27, true, 0)]), None);
     }
 

@@ -639,10 +639,10 @@ impl Hub {
         }
     }
 
-    /// Small blocks, and what is not whole pages of large ones, by write(2): a ring hands that to another thread.
+    /// What does not go past the page cache by write(2): a ring hands that to another thread.
     fn write(&mut self, block: Block) {
         let segment = self.segment(block.segment());
-        let are_apart = segment.pages.is_some() && !block.parts().pages.is_empty();
+        let are_apart = segment.pages.is_some() && segment.file.goes_past_cache(&block);
         let outcome = if are_apart { segment.file.write_ends(&block) } else { segment.file.write(&block) };
         let now = Instant::now(); // It has happened here: with the turn's time, no write would ever seem to take any.
         match outcome {

@@ -588,8 +588,7 @@ impl Uring {
 
     fn write(&mut self, mut block: Block, now: Instant) {
         let file = self.files.get(block.segment());
-        let pages = block.parts().pages;
-        if pages.is_empty() || file.direct().is_none() {
+        if !file.goes_past_cache(&block) {
             let outcome = file.write(&block).map_err(|error| report("write", self.id, block.segment(), &error));
             // It has happened here and now: with the turn's time, no write would ever seem to take any.
             return self.shard.handle_written(block, outcome, Instant::now());
@@ -598,7 +597,7 @@ impl Uring {
             let fault = report("write", self.id, block.segment(), &error);
             return self.shard.handle_written(block, Err(fault), now);
         }
-        let buf = block.take_buffer();
+        let (pages, buf) = (block.parts().pages, block.take_buffer());
         self.submit(Writing { block, rest: pages }, buf);
     }
 

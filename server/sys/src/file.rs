@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,24 @@ pub fn allocate(file: &File, len: u64) -> io::Result<()> {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, hint));
             }
             _ => return Err(err),
+        }
+    }
+}
+
+/// Whether this is a filesystem with a journal that writes again where it wrote before: ext4 or XFS. One that copies on
+/// write needs new space for that.
+pub fn is_overwritten_in_place(file: &File) -> io::Result<bool> {
+    let mut found = MaybeUninit::<libc::statfs>::uninit();
+    loop {
+        // SAFETY: the borrowed file keeps the descriptor open, and there is room for the one structure that is written.
+        if unsafe { libc::fstatfs(file.as_raw_fd(), found.as_mut_ptr()) } == 0 {
+            // SAFETY: fstatfs has succeeded, so it has filled the structure.
+            let kind = unsafe { found.assume_init() }.f_type;
+            return Ok([libc::EXT4_SUPER_MAGIC, libc::XFS_SUPER_MAGIC].contains(&kind));
+        }
+        let err = io::Error::last_os_error();
+        if err.kind() != io::ErrorKind::Interrupted {
+            return Err(err);
         }
     }
 }
@@ -127,6 +146,13 @@ mod tests {
         assert_eq!(metadata.len(), 1 << 20);
         assert!(metadata.blocks() * 512 >= 1 << 20, "only {} blocks", metadata.blocks());
         fdatasync(file.as_fd()).unwrap();
+    }
+
+    #[test]
+    fn memory_and_the_kernels_own_files_are_no_disk_that_is_overwritten_in_place() {
+        for path in ["/proc/self/stat", "/dev/null", "/dev/shm"] {
+            assert!(!is_overwritten_in_place(&File::open(path).unwrap()).unwrap(), "{path}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod writer;
 
 use ringest_ingest::{Fault, Limits, ProducerState, SegmentFormat, SegmentId, ShardId, home_shard};
 use ringest_server::storage::{DirLock, Ending, Keeper, Recovery, Store, fault, is_served, layout, recover};
+use ringest_sys::file::is_overwritten_in_place;
 use rustix::fs::{Advice, SeekFrom};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -388,6 +389,9 @@ fn small_writes_find_blocks_that_were_written_before_and_large_ones_have_nothing
     let limits = Limits { segment_len: 8 << 20, ..limits };
     let mut writer = Writer::start(dir.path(), 0, &recovered(&dir), limits);
     let file = File::open(segment(&dir, 1)).unwrap();
+    if !is_overwritten_in_place(&file).unwrap() {
+        return eprintln!("skipped: this filesystem gains nothing by zeros");
+    }
     // Pages that were read ahead would not be holes any more.
     rustix::fs::fadvise(&file, 0, None, Advice::Random).unwrap();
     let written = || rustix::fs::seek(&file, SeekFrom::Hole(0)).unwrap() as usize;
@@ -410,7 +414,9 @@ fn small_writes_find_blocks_that_were_written_before_and_large_ones_have_nothing
     let end = written();
     let used = stored_len(&file, end);
     assert!(end - used < 257 << 10, "what was there before");
+    assert!(!writer.went_past_cache, "it would wait for the zeros that lie there");
     (0..5).for_each(|round| writer.feed(&records(3700 + 700 * round..4400 + 700 * round)));
+    assert!(writer.went_past_cache);
     let end = written();
     let used = stored_len(&file, end);
     assert!(end - used < 4096, "{used} bytes are stored, {end} are written");

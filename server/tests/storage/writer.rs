@@ -28,6 +28,8 @@ pub(crate) struct Writer {
     pub(crate) sync_fails: bool,
     /// Segments that are done with stay as long as they are: the crash comes before they are cut.
     pub(crate) leaves_files_long: bool,
+    /// The last block that was written went past the page cache.
+    pub(crate) went_past_cache: bool,
     now: Instant,
 }
 
@@ -83,6 +85,7 @@ impl Writer {
             fates: VecDeque::new(),
             sync_fails: false,
             leaves_files_long: false,
+            went_past_cache: false,
             now,
         };
         writer.act();
@@ -154,7 +157,9 @@ impl Writer {
     fn write(&mut self, block: Block) {
         match self.fates.pop_front().unwrap_or(Fate::Written) {
             Fate::Written => {
-                self.files[&block.segment()].write(&block).unwrap();
+                let file = &self.files[&block.segment()];
+                self.went_past_cache = file.goes_past_cache(&block);
+                file.write(&block).unwrap();
                 self.shard.handle_written(block, Ok(()), self.now);
             }
             Fate::Lost => self.unwritten.push(block),
