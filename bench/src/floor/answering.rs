@@ -4,20 +4,21 @@
 //! there is, into pages that are there already, and the thread waits for the sync: it has nothing else to do, because
 //! each client waits for its answer.
 
+use super::epoll::{LISTENER, READ_LEN};
 use super::segments::Segments;
+use super::uring::RING;
 use super::{Answer, Backend, TURN, Watch};
 use memchr::memchr_iter;
-use ringest_sys::file;
-use ringest_sys::net;
 use ringest_sys::poller::{Interest, Poller};
-use ringest_sys::ring::{Event, Ring, RingConfig};
+use ringest_sys::ring::{Event, Ring};
+use ringest_sys::{file, net};
 use ringest_wire::reply;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-/// Until the window is over and all who came have gone.
+/// Until all who sent something have gone. Where that is before the window is over, there is nothing to report.
 pub(super) fn run(
     backend: Backend,
     listener: &TcpListener,
@@ -45,8 +46,9 @@ struct Desk {
 }
 
 impl Desk {
-    fn is_deserted(&self) -> bool {
-        !self.connections.is_empty() && self.open == 0
+    /// Somebody was there, and nobody is. One that came only to look does not count.
+    fn is_deserted(&self, watch: &Watch) -> bool {
+        watch.received > 0 && self.open == 0
     }
 
     fn connect(&mut self, connection: OwnedFd) {
@@ -78,11 +80,12 @@ impl Desk {
 }
 
 fn by_uring(listener: &TcpListener, mut desk: Desk, watch: &mut Watch) -> io::Result<()> {
-    let mut ring = Ring::new(RingConfig { entries: 1024, buf_count: 64, buf_len: 64 << 10 })?;
+    let mut ring = Ring::new(RING)?;
     ring.accept(listener.as_fd(), 0);
     let mut spares: Vec<Vec<u8>> = Vec::new();
     let mut unarmed = Vec::new();
-    while watch.goes_on()? || !desk.is_deserted() {
+    while !desk.is_deserted(watch) {
+        watch.goes_on()?;
         ring.wait(Some(TURN))?;
         while let Some(event) = ring.next() {
             match event {
@@ -130,8 +133,9 @@ fn by_epoll(listener: &TcpListener, mut desk: Desk, watch: &mut Watch) -> io::Re
     let mut poller = Poller::new()?;
     poller.add(listener.as_fd(), LISTENER, Interest::READ)?;
     let (mut ready, mut answers) = (Vec::new(), Vec::new());
-    let mut buffer = vec![0; 256 << 10];
-    while watch.goes_on()? || !desk.is_deserted() {
+    let mut buffer = vec![0; READ_LEN];
+    while !desk.is_deserted(watch) {
+        watch.goes_on()?;
         poller.wait(Some(TURN), &mut ready)?;
         for readiness in &ready {
             if readiness.token == LISTENER {
@@ -168,5 +172,3 @@ fn put_answers(answers: &mut Vec<u8>, lines: usize) {
     answers.clear();
     (0..lines).for_each(|_| answers.extend_from_slice(reply::OK));
 }
-
-const LISTENER: u64 = u64::MAX;

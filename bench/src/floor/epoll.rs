@@ -47,8 +47,9 @@ pub(super) fn run(listener: TcpListener, mut segments: Segments, watch: &mut Wat
     Ok(())
 }
 
-const LISTENER: u64 = u64::MAX;
+/// The listener's token; a connection's is its number.
+pub(super) const LISTENER: u64 = u64::MAX;
 /// As the server reads.
-const READ_LEN: usize = 256 << 10;
+pub(super) const READ_LEN: usize = 256 << 10;
 /// Bytes gathered before they are written.
 const WRITE_LEN: usize = 256 << 10;

@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 pub(super) fn run(listener: TcpListener, segments: Segments, writing: Writing, watch: &mut Watch) -> io::Result<()> {
-    let mut ring = Ring::new(RingConfig { entries: ENTRIES, buf_count: BUFFERS, buf_len: BUFFER_LEN })?;
+    let mut ring = Ring::new(RING)?;
     ring.accept(listener.as_fd(), 0);
     let mut floor = Floor {
         ring,
@@ -162,9 +162,7 @@ fn write_len(writing: Writing) -> usize {
 }
 
 /// The server's ring.
-const ENTRIES: u32 = 1024;
-const BUFFERS: usize = 64;
-const BUFFER_LEN: usize = 64 << 10;
+pub(super) const RING: RingConfig = RingConfig { entries: 1024, buf_count: 64, buf_len: 64 << 10 };
 /// Batches in memory: one that gathers, and as many being written as the server allows itself.
 const BATCHES: usize = 5;
 const PAGE: usize = 4096;

@@ -107,9 +107,8 @@ impl Case {
         match self {
             Case::Floor(..) => "flood; records counted by the floor from bytes received",
             Case::Flood(..) => "flood; records counted by the flood from replies received",
-            Case::FloorDepth1(..) | Case::Depth1(..) | Case::Encoded(..) => {
-                "ringest-loadgen; records counted by its report"
-            }
+            Case::FloorDepth1(..) => "ringest-loadgen; records counted by its report, for CPU by the floor from bytes",
+            Case::Depth1(..) | Case::Encoded(..) => "ringest-loadgen; records counted by its report",
             Case::Idle(_) => "flood, then one line per connection",
         }
     }
@@ -153,15 +152,13 @@ fn run_floor(task: &OneCore, dir: &Path, backend: Backend, writing: Writing) -> 
     // It ends by itself, a little after: its window began later.
     flood.drive(task.warm_up() + task.window())?;
     let report = report_of(process)?;
-    Ok(vec![
+    let mut sample = own_costs(&report);
+    sample.extend([
         (Figure::RecordsPerS, report.records_per_s),
-        (Figure::CpuNs, report.cpu_ns_per_record),
-        (Figure::UserNs, report.user_ns_per_record),
-        (Figure::SystemNs, report.system_ns_per_record),
-        (Figure::ServerBusy, report.busy),
         (Figure::GeneratorBusy, generator.busy),
         (Figure::GeneratorWaited, generator.waited),
-    ])
+    ]);
+    Ok(sample)
 }
 
 fn run_floor_depth1(task: &OneCore, dir: &Path, backend: Backend, answer: Answer) -> io::Result<Sample> {
@@ -169,19 +166,23 @@ fn run_floor_depth1(task: &OneCore, dir: &Path, backend: Backend, answer: Answer
     // Its window begins with the first bytes, which come a little later.
     let duration = task.warm_up() + task.window() + LATE_MAX;
     let mut sample = generate(task, dir, port, duration, &ONE_AT_A_TIME.map(OsStr::new))?.sample;
-    let report = report_of(process)?;
-    sample.extend([
-        (Figure::CpuNs, report.cpu_ns_per_record),
-        (Figure::UserNs, report.user_ns_per_record),
-        (Figure::SystemNs, report.system_ns_per_record),
-        (Figure::ServerBusy, report.busy),
-    ]);
+    sample.extend(own_costs(&report_of(process)?));
     Ok(sample)
 }
 
 fn report_of(floor: Process) -> io::Result<floor::Report> {
     serde_json::from_str(&floor.finish()?)
         .map_err(|error| io::Error::other(format!("the floor's report cannot be read: {error}")))
+}
+
+/// What the floor has cost, as it says.
+fn own_costs(report: &floor::Report) -> Sample {
+    vec![
+        (Figure::CpuNs, report.cpu_ns_per_record),
+        (Figure::UserNs, report.user_ns_per_record),
+        (Figure::SystemNs, report.system_ns_per_record),
+        (Figure::ServerBusy, report.busy),
+    ]
 }
 
 fn run_flood(task: &OneCore, dir: &Path, backend: Served, ack: AckLevel) -> io::Result<Sample> {
@@ -324,7 +325,7 @@ fn plan(task: &OneCore, port: u16, pipeline: Option<u64>) -> Plan {
 
 /// The generator's arguments for one line at a time on each connection.
 const ONE_AT_A_TIME: [&str; 4] = ["--pipeline", "1", "--batch", "1"];
-/// How much later than the generator's beginning its first line comes, at most.
+/// How much later than the generator's beginning its first line comes, at most; if it does, the floor says so and fails.
 const LATE_MAX: Duration = Duration::from_millis(500);
 /// How long a server has to come to rest before its memory is read.
 const REST: Duration = Duration::from_millis(200);

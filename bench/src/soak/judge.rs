@@ -178,8 +178,8 @@ impl Case {
         let segment_fds = most(|sample| sample.segment_fds);
         self.gates.push(Gate::at_most(&gate("descriptors of segments"), segment_fds, ceiling.segment_fds as f64));
         self.gates.push(Gate::at_most(&gate("threads that answer"), most(|sample| sample.answerers), ANSWERS as f64));
-        // A backend may open some of its descriptors in its first turn, which is over once it has answered at a look.
-        // Later somebody may just have asked it something, and be a descriptor.
+        // A backend may open some of its descriptors in its first turn, which is over once it has answered at a look, and
+        // closes them while it ends. Between, somebody may just have asked it something, and be a descriptor.
         let is_at_rest = |sample: &&Sample| sample.said.as_ref().is_some_and(Said::is_at_rest);
         let ends = |sample: &&Sample| !sample.said.as_ref().is_some_and(|said| said.is_serving);
         let at_rest = life.iter().skip(1).rev().skip_while(ends).take_while(is_at_rest);
