@@ -147,7 +147,8 @@ impl SegmentFile {
         self.write_pages(block)
     }
 
-    /// Writes what is not whole pages of a block, through the page cache.
+    /// Writes what is not whole pages of a block, through the page cache, and behind a small one what spares later ones a
+    /// commit of the journal.
     ///
     /// # Errors
     /// What the disk says.
