@@ -288,12 +288,13 @@ impl World {
 
     /// Makes a connection take the memory that belongs to its start and not to a record: for an unfinished line it takes
     /// some when it first has one, more when it first has one in the same chunk as the end of another, and for replies
-    /// when it is first owed many kinds at once.
+    /// when it is first owed many kinds at once. These go first: as many as may be owed make it stop reading, and where
+    /// it goes on it has given back what it took for unfinished lines.
     fn break_in(&mut self, at: usize, lines: &Lines, mut packer: Option<&mut Packer>) {
         let longest = lines.bytes.split_inclusive(|&byte| byte == b'\n').max_by_key(|line| line.len());
         let (end, all) = longest.and_then(<[u8]>::split_last).expect("there is a line");
         let by_turns = b"{\"level\":\"INFO\",\"message\":0}\n[]\n".repeat(REPLIES_MAX / 2);
-        for piece in [all, &[&[*end], all].concat(), &[*end], &by_turns] {
+        for piece in [&by_turns[..], all, &[&[*end], all].concat(), &[*end]] {
             match &mut packer {
                 None => self.tell(at, piece),
                 Some(packer) => {

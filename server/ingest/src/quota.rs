@@ -5,7 +5,8 @@
 //! queue by bytes (start-time fair queueing): who sends little hardly waits, however much and however many others send.
 
 use crate::slab::SessionId;
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 /// What one source sent in this window and in the one before.
@@ -85,7 +86,8 @@ impl Usage {
 /// Those that wait for room, each once: first those that were given least, among equals those that came first.
 #[derive(Debug, Default)]
 pub(crate) struct Line {
-    waiting: BTreeMap<(u64, u64), SessionId>,
+    /// Keeps its memory, so that who waits allocates nothing.
+    waiting: BinaryHeap<Reverse<(u64, u64, SessionId)>>,
     /// The start of what was last given room. Who had nothing to send meanwhile has saved nothing up, and who sent while
     /// there was room for all owes nothing for it.
     start: u64,
@@ -95,11 +97,11 @@ pub(crate) struct Line {
 impl Line {
     pub(crate) fn push(&mut self, id: SessionId, usage: &Usage) {
         self.came += 1;
-        self.waiting.insert((usage.start.max(self.start), self.came), id);
+        self.waiting.push(Reverse((usage.start.max(self.start), self.came, id)));
     }
 
     pub(crate) fn pop(&mut self) -> Option<SessionId> {
-        let ((start, _), id) = self.waiting.pop_first()?;
+        let Reverse((start, _, id)) = self.waiting.pop()?;
         self.start = start;
         Some(id)
     }
@@ -113,20 +115,21 @@ impl Line {
     /// Whether nobody is to go before one that comes now.
     pub(crate) fn is_clear_for(&self, usage: &Usage) -> bool {
         let start = usage.start.max(self.start);
-        self.waiting.first_key_value().is_none_or(|((first, _), _)| start < *first)
+        self.waiting.peek().is_none_or(|Reverse((first, ..))| start < *first)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
+    /// All of them, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = SessionId> {
-        self.waiting.values().copied()
+        self.waiting.iter().map(|&Reverse((.., id))| id)
     }
 
     /// Keeps those for whom `stays` holds.
     pub(crate) fn retain(&mut self, mut stays: impl FnMut(SessionId) -> bool) {
-        self.waiting.retain(|_, id| stays(*id));
+        self.waiting.retain(|&Reverse((.., id))| stays(id));
     }
 }
 

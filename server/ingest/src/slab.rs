@@ -1,7 +1,7 @@
 //! Slots with generations, so that a late completion misses the slot's next tenant.
 
 /// Names one session for as long as it lives; no later session ever has the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId {
     slot: u32,
     generation: u32,
