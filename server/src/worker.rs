@@ -8,8 +8,8 @@ use crate::notice;
 use crate::reading::{Asker, Probe, Reading};
 use crate::storage::{Ending, KeeperHandle, SegmentFile, Store, fault};
 use ringest_ingest::{Fault, Handover, ProducerState, SegmentId, Settings, Shard, ShardConfig, ShardId, TlsConfig};
-use ringest_sys::cpu;
 use ringest_sys::event_fd::EventFd;
+use ringest_sys::{cpu, memory};
 use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::sync::{Arc, mpsc};
@@ -322,7 +322,11 @@ fn seat(plan: WorkerPlan, inbox: Inbox, peers: Vec<Letterbox>) -> io::Result<Sea
         closing: 0,
     };
     let hold_len_max = plan.shard.limits.hold_len_max;
-    let shard = Shard::new(plan.shard, Instant::now()).map_err(io::Error::other)?;
+    let shard = Shard::with_batch_memory(plan.shard, Instant::now(), |memory| {
+        // Without large pages a block is more of them to hand to the disk, and that is all.
+        let _unknown = memory::prefer_huge_pages(memory);
+    });
+    let shard = shard.map_err(io::Error::other)?;
     Ok(Seat {
         shard,
         id,

@@ -1,10 +1,13 @@
 //! The floor on io_uring: the server's ring, and one copy from its buffers into what is written next.
 //!
 //! The copy is part of the floor: records from fifty connections have to be brought together before they can be
-//! written in pieces that are worth a write.
+//! written in pieces that are worth a write. Where these go past the page cache, it goes past the processor's, as in the
+//! server.
 
 use super::segments::Segments;
 use super::{TURN, Watch, Writing};
+use bytes::BytesMut;
+use ringest_sys::memory;
 use ringest_sys::ring::{Event, Lease, Ring, RingConfig};
 use std::collections::VecDeque;
 use std::io;
@@ -16,6 +19,8 @@ use std::time::Duration;
 pub(super) fn run(listener: TcpListener, segments: Segments, writing: Writing, watch: &mut Watch) -> io::Result<()> {
     let mut ring = Ring::new(RING)?;
     ring.accept(listener.as_fd(), 0);
+    let mut memory = batch_memory(writing);
+    let mut spares: Vec<Batch> = (0..BATCHES).map(|_| Batch::around(memory.split_to(write_len(writing)))).collect();
     let mut floor = Floor {
         ring,
         connections: Vec::new(),
@@ -23,8 +28,8 @@ pub(super) fn run(listener: TcpListener, segments: Segments, writing: Writing, w
         held: VecDeque::new(),
         writing,
         segments,
-        batch: Some(Batch::new(writing)),
-        spares: (1..BATCHES).map(|_| Batch::new(writing)).collect(),
+        batch: spares.pop(),
+        spares,
     };
     while watch.goes_on()? {
         floor.turn(watch)?;
@@ -54,20 +59,26 @@ struct Held {
 
 /// Bytes being gathered, from a page boundary on.
 struct Batch {
-    bytes: Vec<u8>,
-    start: usize,
+    bytes: BytesMut,
     len: usize,
 }
 
 impl Batch {
-    fn new(writing: Writing) -> Batch {
-        Batch::around(vec![0; write_len(writing) + PAGE])
+    fn around(bytes: BytesMut) -> Batch {
+        Batch { bytes, len: 0 }
     }
+}
 
-    fn around(bytes: Vec<u8>) -> Batch {
-        let address = bytes.as_ptr() as usize;
-        Batch { start: address.next_multiple_of(PAGE) - address, bytes, len: 0 }
+/// Pages for all batches.
+fn batch_memory(writing: Writing) -> BytesMut {
+    let mut memory = BytesMut::zeroed(PAGE + BATCHES * write_len(writing));
+    let address = memory.as_ptr().addr();
+    let mut memory = memory.split_off(address.next_multiple_of(PAGE) - address);
+    if writing == Writing::Direct {
+        // As in the server: it goes without, too.
+        let _unknown = memory::prefer_huge_pages(&mut memory);
     }
+    memory
 }
 
 impl Floor {
@@ -121,8 +132,11 @@ impl Floor {
             let write_len = write_len(self.writing);
             let bytes = &self.ring.lent(&lease)[taken..];
             let fit = bytes.len().min(write_len - batch.len);
-            let at = batch.start + batch.len;
-            batch.bytes[at..at + fit].copy_from_slice(&bytes[..fit]);
+            let (to, from) = (&mut batch.bytes[batch.len..][..fit], &bytes[..fit]);
+            match self.writing {
+                Writing::Buffered => to.copy_from_slice(from),
+                Writing::Direct => ringest_simd::copy_past_caches(to, from),
+            }
             batch.len += fit;
             if fit < bytes.len() {
                 self.held.push_front(Held { lease, taken: taken + fit });
@@ -139,7 +153,7 @@ impl Floor {
     }
 
     fn write(&mut self, batch: Batch) -> io::Result<()> {
-        let range = batch.start..batch.start + batch.len;
+        let range = 0..batch.len;
         let (file, offset) = self.segments.place(batch.len);
         match self.writing {
             Writing::Buffered => {

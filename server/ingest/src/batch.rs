@@ -4,6 +4,7 @@ use crate::block::{HEADROOM, PAGE, RUN_TEXT_LEN_MAX, RUNS_LEN_MAX};
 use crate::producer::ProducerId;
 use crate::slab::SessionId;
 use crate::trace::BatchTrace;
+use bytes::BytesMut;
 use libdeflater::Crc;
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use std::time::Instant;
 /// memory is taken at start-up and goes round: spare, batch, block, spare.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: BytesMut,
     /// Where records begin.
     pub(crate) body: usize,
     /// The runs' text; lives here so that its memory goes round too.
@@ -21,14 +22,49 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
+    /// One for so many bytes of records, in memory of its own.
     pub(crate) fn new(body_len_max: usize) -> Arena {
-        let bytes = vec![0; HEADROOM + body_len_max + PAGE];
-        // Vec gives no alignment, so the records begin at the first page boundary behind the headroom.
-        let address = bytes.as_ptr() as usize + HEADROOM;
-        let body = HEADROOM + (address.next_multiple_of(PAGE) - address);
-        Arena { bytes, body, runs_text: Vec::with_capacity(RUNS_LEN_MAX) }
+        Arena::cut_from(&mut aligned(arena_len(body_len_max)), body_len_max)
+    }
+
+    /// One for so many bytes of records from the front of `memory`, which begins with a page.
+    pub(crate) fn cut_from(memory: &mut BytesMut, body_len_max: usize) -> Arena {
+        let bytes = memory.split_to(arena_len(body_len_max));
+        debug_assert!(
+            bytes.as_ptr().addr().is_multiple_of(PAGE) && HEADROOM.is_multiple_of(PAGE),
+            "pages lie on pages"
+        );
+        Arena { bytes, body: HEADROOM, runs_text: Vec::with_capacity(RUNS_LEN_MAX) }
     }
 }
+
+/// Zeroed memory for so many arenas in one piece. It is touched only as it is used.
+pub(crate) fn memory(arenas: usize, body_len_max: usize) -> BytesMut {
+    aligned(arenas * arena_len(body_len_max))
+}
+
+/// What [`memory`] takes.
+pub(crate) const fn memory_len(arenas: usize, body_len_max: usize) -> usize {
+    HUGE_PAGE + arenas * arena_len(body_len_max)
+}
+
+/// Bytes that an arena takes, whole pages.
+pub(crate) const fn arena_len(body_len_max: usize) -> usize {
+    (HEADROOM + body_len_max).next_multiple_of(PAGE)
+}
+
+/// Zeroed memory that begins where a large page of the processor's would.
+fn aligned(len: usize) -> BytesMut {
+    // What is allocated has no alignment, so a part in front is cut off.
+    let mut memory = BytesMut::zeroed(HUGE_PAGE + len);
+    let address = memory.as_ptr().addr();
+    let mut memory = memory.split_off(address.next_multiple_of(HUGE_PAGE) - address);
+    memory.truncate(len);
+    memory
+}
+
+/// The size of a large page. Memory that begins with one can consist of such.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Consecutive sequence numbers of one producer in one batch. Numbers that were filtered or refused are covered too:
 /// they are settled with the batch, although they left no row.
@@ -91,7 +127,12 @@ impl Batch {
     /// Copies records in: whole lines, each with its newline.
     pub(crate) fn push(&mut self, lines: &[u8], rows: u32) {
         let at = self.arena.body + self.len;
-        self.arena.bytes[at..at + lines.len()].copy_from_slice(lines);
+        let to = &mut self.arena.bytes[at..at + lines.len()];
+        if lines.len() < PAST_CACHES_LEN_MIN {
+            to.copy_from_slice(lines);
+        } else {
+            ringest_simd::copy_past_caches(to, lines);
+        }
         let mut crc = Crc::with_initial(self.crc);
         crc.update(lines);
         self.crc = crc.sum();
@@ -125,6 +166,50 @@ impl Batch {
     }
 }
 
+/// So many bytes come from a client that streams, whose blocks are written past the page cache: nobody here reads them again.
+pub(crate) const PAST_CACHES_LEN_MIN: usize = 4096;
 /// Entries in the list of those that wait for a batch. Plain connections that take turns with short lines could make it
 /// half as long as their records, and it keeps its memory.
 const SESSIONS_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arenas_lie_one_behind_the_other_on_pages_and_fit_into_what_is_said() {
+        for body_len_max in [1, PAGE, PAGE + 1, 1 << 20] {
+            let mut memory = memory(3, body_len_max);
+            assert!(memory.as_ptr().addr().is_multiple_of(HUGE_PAGE));
+            assert!(HUGE_PAGE + memory.len() <= memory_len(3, body_len_max));
+            let mut behind = memory.as_ptr();
+            for _ in 0..3 {
+                let arena = Arena::cut_from(&mut memory, body_len_max);
+                assert_eq!(arena.bytes.as_ptr(), behind);
+                assert!(arena.bytes[arena.body..].as_ptr().addr().is_multiple_of(PAGE));
+                assert!(arena.bytes.len() - arena.body >= body_len_max);
+                behind = behind.wrapping_add(arena.bytes.len());
+            }
+            assert!(memory.is_empty(), "nothing is left over");
+        }
+    }
+
+    #[test]
+    fn records_are_copied_and_summed_alike_whether_they_are_many_or_few() {
+        let lines: Vec<u8> = (0..3 * PAST_CACHES_LEN_MIN).map(|at| (at % 251) as u8).collect();
+        for len in [1, PAST_CACHES_LEN_MIN - 1, PAST_CACHES_LEN_MIN, PAST_CACHES_LEN_MIN + 1, lines.len()] {
+            let mut batch = Batch::new(Arena::new(2 * lines.len()), Vec::new(), Vec::new(), start());
+            batch.push(b"ab", 1);
+            batch.push(&lines[..len], 2);
+            batch.push_line(b"c");
+            let stored = &batch.arena.bytes[batch.arena.body..][..batch.len];
+            assert_eq!(stored, [b"ab", &lines[..len], b"c\n"].concat(), "{len}");
+            assert_eq!((batch.crc, batch.rows), (libdeflater::crc32(stored), 4));
+        }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a batch has to be opened at some time")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+}

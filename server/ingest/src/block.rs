@@ -20,6 +20,7 @@ use crate::batch::{Arena, Run};
 use crate::chain::SegmentId;
 use crate::member::{self, Press};
 use crate::producer::Producers;
+use bytes::BytesMut;
 use ringest_wire::control::PRODUCER_LEN_MAX;
 use std::io::Write;
 use std::ops::Range;
@@ -116,7 +117,7 @@ impl Block {
 
     /// A block without records: a line that only the segment needs.
     pub(crate) fn line(segment: SegmentId, offset: u64, line: &[u8]) -> Block {
-        let arena = Arena { bytes: line.to_vec(), body: line.len(), runs_text: Vec::new() };
+        let arena = Arena { bytes: BytesMut::from(line), body: line.len(), runs_text: Vec::new() };
         Block {
             number: 0,
             arena,
@@ -222,12 +223,12 @@ impl Block {
     }
 
     /// Moves the memory out, to be owned by whoever reads it; [`put_buffer`](Self::put_buffer) brings it back.
-    pub fn take_buffer(&mut self) -> Vec<u8> {
+    pub fn take_buffer(&mut self) -> BytesMut {
         std::mem::take(&mut self.arena.bytes)
     }
 
     /// Brings the memory back.
-    pub fn put_buffer(&mut self, buffer: Vec<u8>) {
+    pub fn put_buffer(&mut self, buffer: BytesMut) {
         self.arena.bytes = buffer;
     }
 

@@ -1,6 +1,6 @@
 //! What every line passes through: its verdict, its number, its place in a batch, its entry in the books.
 
-use crate::batch::{Batch, Run};
+use crate::batch::{Batch, PAST_CACHES_LEN_MIN, Run};
 use crate::breaker::Calls;
 use crate::limits::Limits;
 use crate::parse::{Line, Parser, Records, Reject};
@@ -72,7 +72,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Records up to the next line that has to be looked at by itself.
+    /// Some of the records before the next line that has to be looked at by itself; `None` where that is the next.
     fn records(&mut self, parser: &mut Parser, min: Severity) -> Option<Records> {
         match self {
             Source::Body(body) => Some(parser.pass_records(body, min)).filter(|records| records.rows > 0),
@@ -133,7 +133,7 @@ impl<'b, 'c> Gather<'b, 'c> {
         }
     }
 
-    /// Records that lie one behind the other.
+    /// Records that lie one behind the other. Many are copied at once, while they are in the nearest cache.
     fn keep_all(&mut self, records: &Records) {
         if records.start != self.end || self.pending == 0 {
             self.flush();
@@ -141,6 +141,9 @@ impl<'b, 'c> Gather<'b, 'c> {
         }
         self.end = records.end;
         self.pending += records.rows;
+        if self.end - self.start >= PAST_CACHES_LEN_MIN {
+            self.flush();
+        }
     }
 
     fn flush(&mut self) {
@@ -212,7 +215,7 @@ impl Intake {
             replies.as_ref().is_some_and(|replies| replies.runs() >= limits.owed_runs_max)
         };
         let stopped_at = loop {
-            if let Some((gather, number)) = &mut place
+            while let Some((gather, number)) = &mut place
                 && let Some(records) = source.records(parser, *min_level)
             {
                 gather.keep_all(&records);
@@ -285,7 +288,7 @@ impl Intake {
         let mut settled = Settled::default();
         let mut received = 0;
         let control = loop {
-            if let Some(gather) = &mut gather
+            while let Some(gather) = &mut gather
                 && stream.next_seq > last_seq
                 && let Some(records) = source.records(parser, *min_level)
             {

@@ -1,6 +1,7 @@
 //! Every bound of a shard, in one place, with the relations among them.
 
-use crate::block::{BLOCK_OVERHEAD_MAX, HEADROOM, PAGE};
+use crate::batch;
+use crate::block::{BLOCK_OVERHEAD_MAX, PAGE};
 use crate::breaker::BreakerLimits;
 use crate::member::{SegmentFormat, packed_len_max};
 use crate::shard::HELLO_LEN_MAX;
@@ -243,9 +244,12 @@ impl Limits {
     /// Memory of one shard's batches, in bytes, where segments are written like that.
     pub fn batch_memory(&self, format: SegmentFormat) -> usize {
         match format {
-            SegmentFormat::Plain => self.batches * (HEADROOM + self.batch_len_max + PAGE),
+            SegmentFormat::Plain => batch::memory_len(self.batches, self.batch_len_max),
             // One more, to compress into.
-            SegmentFormat::Gzip => (self.batches + 1) * (HEADROOM + packed_len_max(self.batch_len_max) + PAGE),
+            SegmentFormat::Gzip => {
+                let body_len_max = packed_len_max(self.batch_len_max);
+                batch::memory_len(self.batches, body_len_max) + batch::memory_len(1, body_len_max)
+            }
         }
     }
 }

@@ -245,7 +245,20 @@ impl Shard {
     ///
     /// # Errors
     /// A sentence that says which bounds do not fit together.
-    pub fn new(mut config: ShardConfig, now: Instant) -> Result<Shard, String> {
+    pub fn new(config: ShardConfig, now: Instant) -> Result<Shard, String> {
+        Shard::with_batch_memory(config, now, |_| {})
+    }
+
+    /// The same, and shows the memory of all batches before anything is done with it: one piece, untouched, that begins
+    /// where a large page of the processor's would. The kernel may be told what to make of it.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_batch_memory(
+        mut config: ShardConfig,
+        now: Instant,
+        show: impl FnOnce(&mut [u8]),
+    ) -> Result<Shard, String> {
         config.limits.check()?;
         let (at_home, away) = (std::mem::take(&mut config.producers), std::mem::take(&mut config.away));
         let limits = &config.limits;
@@ -255,7 +268,7 @@ impl Shard {
                 min_level: config.min_level,
                 parser: Parser::new(limits.line_len_max, limits.depth_max),
                 producers: Producers::new(limits.producers_max, at_home, away),
-                writer: Writer::new(limits, config.shard, retain, config.format, config.first_segment, now),
+                writer: Writer::new(limits, config.shard, retain, config.format, config.first_segment, now, show),
                 tally: Tally::new(),
                 limits: limits.clone(),
                 refusal: None,

@@ -10,7 +10,7 @@
 //! written to a new segment, from where alone it can be acknowledged. The next failure opens the breaker: nothing more
 //! is admitted, and what is in memory waits until it may be tried again.
 
-use crate::batch::{Arena, Batch, Run};
+use crate::batch::{self, Arena, Batch, Run};
 use crate::block::{Block, Records};
 use crate::breaker::{Breaker, BreakerState, Outcome};
 use crate::chain::{Chain, Closing, Ending, Next, Room, SegmentId, Snapshot};
@@ -139,16 +139,19 @@ impl Writer {
         format: SegmentFormat,
         first: SegmentId,
         now: Instant,
+        show_memory: impl FnOnce(&mut [u8]),
     ) -> Writer {
         let batches = limits.batches;
         let (press, body_len_max) = match format {
             SegmentFormat::Plain => (None, limits.batch_len_max),
             SegmentFormat::Gzip => (Some(Press::new(limits.batch_len_max)), packed_len_max(limits.batch_len_max)),
         };
+        let mut memory = batch::memory(batches, body_len_max);
+        show_memory(&mut memory);
         Writer {
             shard,
             retain,
-            spares: (0..batches).map(|_| Arena::new(body_len_max)).collect(),
+            spares: (0..batches).map(|_| Arena::cut_from(&mut memory, body_len_max)).collect(),
             press,
             spare_runs: (0..batches).map(|_| Vec::with_capacity(64)).collect(),
             spare_sessions: (0..batches).map(|_| Vec::with_capacity(64)).collect(),

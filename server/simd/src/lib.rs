@@ -1,4 +1,5 @@
-//! The block index: where in a block the bytes are that decide how text is cut.
+//! What vector instructions do for records: the block index, which says where in a block the bytes are that decide how text
+//! is cut; comparing the beginnings of texts; and copying past the caches.
 //!
 //! [`BlockIndex`] goes over a block once, 64 bytes at a time, and notes the offset of every quote, backslash and
 //! control byte (newlines are among them), and whether any byte is not ASCII. It knows no JSON, no record and no line,
@@ -9,6 +10,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod copy;
 mod flatten;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
@@ -17,6 +19,7 @@ mod text;
 
 use flatten::{Found, SLACK};
 
+pub use copy::copy_past_caches;
 pub use text::begins_alike;
 
 /// The offsets of one block; the memory is used again for the next.

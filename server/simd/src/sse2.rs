@@ -1,8 +1,9 @@
-//! The block index with 16-byte vectors, which every x86_64 has.
+//! With 16-byte vectors, which every x86_64 has.
 
 use crate::flatten::{self, Bits, CHUNK, Found};
 use std::arch::x86_64::{
-    __m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8,
+    __m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8, _mm_sfence,
+    _mm_stream_si128,
 };
 
 #[target_feature(enable = "sse2")]
@@ -51,4 +52,32 @@ pub(crate) fn equal_bytes(one: &[u8; 16], other: &[u8; 16]) -> u16 {
     let other = unsafe { _mm_loadu_si128(other.as_ptr().cast::<__m128i>()) };
     // The lowest 16 bits are all that is set.
     _mm_movemask_epi8(_mm_cmpeq_epi8(one, other)) as u16
+}
+
+/// Bytes that a cache keeps together, where it begins to.
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// As [`crate::copy_past_caches`], of as many bytes as both have.
+#[target_feature(enable = "sse2")]
+pub(crate) fn copy_past_caches(to: &mut [u8], from: &[u8]) {
+    // SAFETY: any bytes are a line, and any line is bytes.
+    let (to_head, to_lines, to_tail) = unsafe { to.align_to_mut::<Line>() };
+    // A line of which only a part is stored is fetched all the same, so its ends are stored as usual.
+    let (from_head, rest) = from.split_at(to_head.len());
+    let (from_lines, from_tail) = rest.as_chunks::<64>();
+    to_head.copy_from_slice(from_head);
+    for (to, from) in to_lines.iter_mut().zip(from_lines) {
+        let (to, _) = to.0.as_chunks_mut::<16>();
+        let (from, _) = from.as_chunks::<16>();
+        for (to, from) in to.iter_mut().zip(from) {
+            // SAFETY: the reference covers the 16 bytes that are read, and the load may be unaligned.
+            let bytes = unsafe { _mm_loadu_si128(from.as_ptr().cast::<__m128i>()) };
+            // SAFETY: the reference covers the 16 bytes that are written, which are a quarter of an aligned line.
+            unsafe { _mm_stream_si128(to.as_mut_ptr().cast::<__m128i>(), bytes) }
+        }
+    }
+    // What was stored like that is seen after this, and not before: by anybody.
+    _mm_sfence();
+    to_tail.copy_from_slice(from_tail);
 }

@@ -15,6 +15,7 @@ use super::{LINGER, hear, report};
 use crate::notice;
 use crate::reading::{self, Asker, Reading};
 use crate::worker::{DatagramSocket, Files, Inbox, Letterbox, Message, Seat, Summary};
+use bytes::BytesMut;
 use ringest_ingest::{Action, Block, DriverMemory, Handover, Limits, SegmentId, SessionId, Shard, ShardId};
 use ringest_sys::datagram;
 use ringest_sys::net;
@@ -319,7 +320,7 @@ impl Uring {
         self.rearm(id);
     }
 
-    fn tell_written(&mut self, token: u64, buf: Vec<u8>, result: io::Result<usize>, now: Instant) {
+    fn tell_written(&mut self, token: u64, buf: BytesMut, result: io::Result<usize>, now: Instant) {
         let Some(mut writing) = self.writing.remove(&token) else { return };
         let segment = writing.block.segment();
         let outcome = match result {
@@ -601,7 +602,7 @@ impl Uring {
         self.submit(Writing { block, rest: pages }, buf);
     }
 
-    fn submit(&mut self, writing: Writing, buf: Vec<u8>) {
+    fn submit(&mut self, writing: Writing, buf: BytesMut) {
         let token = self.next_write;
         self.next_write += 1;
         let file = self.files.get(writing.block.segment());

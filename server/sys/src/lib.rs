@@ -12,6 +12,7 @@ pub mod file;
 pub mod inherited;
 pub mod limit;
 mod mapping;
+pub mod memory;
 pub mod net;
 pub mod pipe;
 pub mod poller;

@@ -22,6 +22,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{cqueue, opcode, squeue};
 
@@ -34,7 +35,7 @@ pub use setup::Setup;
 
 use buf_ring::BufRing;
 use datagrams::Datagrams;
-use flight::{Flight, Flights, Op};
+use flight::{Flight, Flights, Op, Payload};
 use queues::Queues;
 
 /// How large a ring is.
@@ -231,15 +232,15 @@ impl Ring {
     pub fn send(&mut self, fd: BorrowedFd<'_>, token: u64, buf: Vec<u8>) -> OpId {
         let len = kernel_len(buf.len());
         let entry = opcode::Send::new(raw(fd), buf.as_ptr(), len).flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL).build();
-        self.start(Op::Send, token, buf, entry)
+        self.start(Op::Send, token, Payload::Sent(buf), entry)
     }
 
     /// Writes a part of the buffer to `offset` in a file: [`Event::Written`]. The range is for writes that must be
-    /// aligned in memory, which a `Vec` is not.
-    pub fn write(&mut self, fd: BorrowedFd<'_>, token: u64, buf: Vec<u8>, range: Range<usize>, offset: u64) -> OpId {
+    /// aligned in memory, which a buffer need not be.
+    pub fn write(&mut self, fd: BorrowedFd<'_>, token: u64, buf: BytesMut, range: Range<usize>, offset: u64) -> OpId {
         let bytes = &buf[range];
         let entry = opcode::Write::new(raw(fd), bytes.as_ptr(), kernel_len(bytes.len())).offset(offset).build();
-        self.start(Op::Write, token, buf, entry)
+        self.start(Op::Write, token, Payload::Written(buf), entry)
     }
 
     /// Makes what has been written durable: [`Event::Synced`]. It covers the writes that have completed by now, not
@@ -348,13 +349,13 @@ impl Ring {
 
     /// Starts an operation that works on no memory of ours.
     fn start_plain(&mut self, op: Op, token: u64, entry: squeue::Entry) -> OpId {
-        self.start(op, token, Vec::new(), entry)
+        self.start(op, token, Payload::None, entry)
     }
 
-    /// Starts an operation; what memory the entry points to is in `buf`.
-    fn start(&mut self, op: Op, token: u64, buf: Vec<u8>, entry: squeue::Entry) -> OpId {
-        let id = self.flights.start(Flight { op, token, buf });
-        // SAFETY: the entry points into the heap block of `buf`, to the header of `datagrams`, or to nothing. The block
+    /// Starts an operation; what memory the entry points to is in `payload`.
+    fn start(&mut self, op: Op, token: u64, payload: Payload, entry: squeue::Entry) -> OpId {
+        let id = self.flights.start(Flight { op, token, payload });
+        // SAFETY: the entry points into the heap block of `payload`, to the header of `datagrams`, or to nothing. The block
         // is neither moved, freed nor lent until the flight lands, which is after its last completion; if that never
         // comes, `drop` leaks it. The header is on the heap, never changed, and freed or leaked as late as the block.
         unsafe { self.queues.push(entry.user_data(id.user_data())) };

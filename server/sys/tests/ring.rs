@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use ringest_sys::datagram::{self, Datagram, Drops};
 use ringest_sys::event_fd::EventFd;
 use ringest_sys::net;
@@ -388,9 +389,9 @@ fn a_send_cut_off_in_the_middle_is_an_error() {
 fn a_range_of_a_buffer_is_written_to_its_place_and_made_durable() {
     let mut ring = ring();
     let file = tempfile::NamedTempFile::new().unwrap();
-    ring.write(file.as_fd(), 1, b"..hello..".to_vec(), 2..7, 3);
+    ring.write(file.as_fd(), 1, b"..hello.."[..].into(), 2..7, 3);
     match next(&mut ring) {
-        Event::Written { token: 1, buf, result: Ok(5) } => assert_eq!(buf, b"..hello.."),
+        Event::Written { token: 1, buf, result: Ok(5) } => assert_eq!(&buf[..], b"..hello.."),
         other => panic!("{other:?}"),
     }
     ring.fdatasync(file.as_fd(), 2);
@@ -403,10 +404,10 @@ fn a_write_or_sync_that_fails_says_why() {
     let mut ring = ring();
     let file = tempfile::NamedTempFile::new().unwrap();
     let read_only = File::open(file.path()).unwrap();
-    ring.write(read_only.as_fd(), 1, b"x".to_vec(), 0..1, 0);
+    ring.write(read_only.as_fd(), 1, b"x"[..].into(), 0..1, 0);
     match next(&mut ring) {
         Event::Written { buf, result: Err(err), .. } => {
-            assert_eq!((buf.as_slice(), err.raw_os_error()), (b"x".as_slice(), Some(libc::EBADF)));
+            assert_eq!((&buf[..], err.raw_os_error()), (&b"x"[..], Some(libc::EBADF)));
         }
         other => panic!("{other:?}"),
     }
@@ -441,7 +442,7 @@ fn more_operations_than_entries_are_all_served_once() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let expected: Vec<u8> = (0..1000_u32).map(|token| (token / 3) as u8).collect();
     for (token, &byte) in expected.iter().enumerate() {
-        ring.write(file.as_fd(), token as u64, vec![byte], 0..1, token as u64);
+        ring.write(file.as_fd(), token as u64, BytesMut::from(&[byte][..]), 0..1, token as u64);
     }
     let mut seen = vec![false; expected.len()];
     for _ in 0..expected.len() {
@@ -474,7 +475,7 @@ fn a_wait_keeps_to_its_timeout() {
 fn a_wait_with_events_left_over_returns_at_once() {
     let mut ring = ring();
     let file = tempfile::tempfile().unwrap();
-    ring.write(file.as_fd(), 1, vec![0], 0..1, 0);
+    ring.write(file.as_fd(), 1, BytesMut::zeroed(1), 0..1, 0);
     ring.wait(None).unwrap();
     ring.wait(None).unwrap();
     assert!(matches!(ring.next(), Some(Event::Written { .. })));
@@ -506,7 +507,7 @@ fn a_dropped_ring_lets_go_of_everything() {
     ring.accept(listener.as_fd(), 2);
     ring.watch(bell.as_fd(), 3);
     ring.send(ours.as_fd(), 4, vec![b'x'; 4_000_000]);
-    ring.write(file.as_fd(), 5, vec![b'x'; 1 << 20], 0..1 << 20, 0);
+    ring.write(file.as_fd(), 5, BytesMut::zeroed(1 << 20), 0..1 << 20, 0);
     ring.wait(Some(Duration::ZERO)).unwrap();
     ring.fdatasync(file.as_fd(), 6);
     ring.wait(Some(Duration::ZERO)).unwrap();

@@ -6,6 +6,8 @@ use crate::support::process::{Server, Setup, command_line};
 use crate::support::tls::Ca;
 use crate::support::{Backend, process};
 use flate2::{Compression, write::GzEncoder};
+use procfs::process::VmFlags;
+use ringest_ingest::Limits;
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
@@ -25,6 +27,20 @@ on_each_backend!(memory_stays_within_its_formula_under_all_bombs_at_once, |setup
 
 on_each_backend!(memory_stays_within_its_formula_where_each_line_is_a_fault_and_no_reply_is_read, |setup: Setup| {
     bombard(setup, |at| 2 + at % 2);
+});
+
+on_each_backend!(batches_lie_in_one_piece_that_may_have_large_pages, |setup: Setup| {
+    let server = setup.shards(1).start();
+    let mut client = server.connect();
+    assert_eq!(client.ask(record("a", 1)), OK);
+    let process = procfs::process::Process::new(i32::try_from(server.pid()).unwrap()).unwrap();
+    let whole = Limits::default().batches as u64 * Limits::default().batch_len_max as u64;
+    let pieces: Vec<_> =
+        process.smaps().unwrap().into_iter().filter(|it| it.address.1 - it.address.0 >= whole).collect();
+    let is_huge = pieces.iter().any(|piece| piece.extension.vm_flags.contains(VmFlags::HG));
+    let is_known = fs::exists("/sys/kernel/mm/transparent_hugepage").unwrap();
+    assert_eq!(is_huge, is_known, "as far as the kernel has any: {pieces:?}");
+    server.stop();
 });
 
 /// Holds a server to its formula, while each connection does its kind of harm.

@@ -138,12 +138,16 @@ impl Parser {
     }
 
     /// Passes over records that lie one behind the other, each of `min` severity at least and ended by `\n` alone: what
-    /// a body mostly is, without a verdict for each. Stops before the first line that is anything else, or that the walk
-    /// does not know, which [`next_line`](Self::next_line) then judges.
+    /// a body mostly is, without a verdict for each. Stops where what is indexed ends, so that they can be copied while they
+    /// are in the nearest cache: call it again. Where it passes over none, the next line is anything else, or one that the
+    /// walk does not know, which [`next_line`](Self::next_line) then judges.
     pub fn pass_records(&mut self, body: &[u8], min: Severity) -> Records {
         let mut records = Records { start: self.at, end: self.at, rows: 0, unknown: 0 };
         loop {
             if self.at == self.piece.end {
+                if records.rows > 0 {
+                    return records;
+                }
                 match piece_len(&body[self.at..]) {
                     Some(len) if len <= self.index_len => self.index_piece(body, len),
                     _ => return records,

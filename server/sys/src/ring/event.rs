@@ -3,9 +3,10 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
+use bytes::BytesMut;
 use io_uring::cqueue;
 
-use super::flight::Op;
+use super::flight::{Op, Payload};
 use super::{DatagramLease, Lease, OpId, Ring};
 
 /// One completion, translated. `token` is the caller's own, from when the operation was started.
@@ -68,7 +69,7 @@ pub enum Event {
         /// The file's.
         token: u64,
         /// What was written from, back from the kernel.
-        buf: Vec<u8>,
+        buf: BytesMut,
         /// How many bytes of the range were written: fewer than asked for is possible, as on a full disk.
         result: io::Result<usize>,
     },
@@ -97,7 +98,7 @@ impl Ring {
         let bid = cqueue::buffer_select(completion.flags());
         let flight = self.flights.get(id)?;
         let (op, token) = (flight.op, flight.token);
-        let buf = if more { Vec::new() } else { self.flights.land(id)?.buf };
+        let payload = if more { Payload::None } else { self.flights.land(id)?.payload };
         Some(match op {
             Op::Accept => {
                 self.stats.multishots_ended += u64::from(result.is_ok() && !more);
@@ -107,11 +108,15 @@ impl Ring {
             Op::RecvDatagrams => self.received_datagram(token, result, bid, more),
             Op::Watch => Event::Ready { token, more },
             Op::Send => {
+                let Payload::Sent(buf) = payload else { unreachable!("a send has what it sends") };
                 let sent_all =
                     result.and_then(|sent| if sent as usize == buf.len() { Ok(()) } else { Err(cut_short()) });
                 Event::Sent { token, buf, result: sent_all }
             }
-            Op::Write => Event::Written { token, buf, result: result.map(|written| written as usize) },
+            Op::Write => {
+                let Payload::Written(buf) = payload else { unreachable!("a write has what it writes") };
+                Event::Written { token, buf, result: result.map(|written| written as usize) }
+            }
             Op::Sync => Event::Synced { token, result: result.map(drop) },
         })
     }

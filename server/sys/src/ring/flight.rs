@@ -4,6 +4,8 @@
 //! or change it while the kernel has its address. A slot's generation changes when it is vacated: a completion that
 //! comes late finds nobody, instead of the slot's next tenant.
 
+use bytes::BytesMut;
+
 /// Names one operation for as long as it is in flight, and nothing afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpId {
@@ -17,9 +19,19 @@ pub(super) struct Flight {
     pub(super) op: Op,
     /// The caller's word for it.
     pub(super) token: u64,
-    /// What the kernel reads; empty for operations without memory of their own. Its heap block stays where it is when
-    /// the flight itself is moved.
-    pub(super) buf: Vec<u8>,
+    pub(super) payload: Payload,
+}
+
+/// What the kernel reads. Its heap block stays where it is when the flight itself is moved.
+#[derive(Debug, Default)]
+pub(super) enum Payload {
+    /// The operation has no memory of its own.
+    #[default]
+    None,
+    /// What is sent.
+    Sent(Vec<u8>),
+    /// What is written.
+    Written(BytesMut),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +123,7 @@ mod tests {
     use super::*;
 
     fn flight(token: u64) -> Flight {
-        Flight { op: Op::Sync, token, buf: Vec::new() }
+        Flight { op: Op::Sync, token, payload: Payload::None }
     }
 
     #[test]

@@ -91,7 +91,7 @@ fn outcome_of_reset() -> io::Result<u32> {
 fn memory_is_given_up_rather_than_freed_when_the_kernel_does_not_let_go() {
     let mut ring = Ring::new(SMALL).unwrap();
     // A flight the kernel never heard of stands for one that it never finishes.
-    let stuck = ring.flights.start(Flight { op: Op::Send, token: 1, buf: vec![7; 1000] });
+    let stuck = ring.flights.start(Flight { op: Op::Send, token: 1, payload: Payload::Sent(vec![7; 1000]) });
     assert!(!ring.reap(Duration::from_millis(50)));
     assert!(ring.flights.get(stuck).is_some());
     // Otherwise the drop would wait for its own, longer limit.
