@@ -27,7 +27,7 @@ fn what_goes_to_standard_output_as_json_is_json_alone() {
 
 /// The first run of a case is not counted: in it connections take the memory that they keep.
 #[test]
-fn no_record_allocates_on_any_path_that_promises_so() {
+fn no_record_allocates_more_than_its_path_promises() {
     let cases = ["intake", "ack", "block", "pipeline/plain/written", "pipeline/session"].into_iter();
     let kinds = ["nested", "large", "hostile", "gzip-segments", "gzip-batch", "gzip-bgzf", "gzip-line", "tls"];
     let kinds = kinds.map(|kind| format!("pipeline/plain/durable/{kind}"));

@@ -222,6 +222,7 @@ fn plans(
                 producers: recovered.producers,
                 away: recovered.away,
                 format: config.segment_format,
+                copies_pages: config.backend.copies_pages(),
                 tls: config.tls.as_ref().map(|(_, identity)| identity.config.clone()),
                 door: door.clone(),
                 limits: config.limits.clone(),

@@ -69,11 +69,13 @@ impl Batch {
     }
 }
 
-/// Pages for all batches.
+/// Pages for all batches, from where a large page begins to where one ends.
 fn batch_memory(writing: Writing) -> BytesMut {
-    let mut memory = BytesMut::zeroed(PAGE + BATCHES * write_len(writing));
+    let len = (BATCHES * write_len(writing)).next_multiple_of(HUGE_PAGE);
+    let mut memory = BytesMut::zeroed(HUGE_PAGE + len);
     let address = memory.as_ptr().addr();
-    let mut memory = memory.split_off(address.next_multiple_of(PAGE) - address);
+    let mut memory = memory.split_off(address.next_multiple_of(HUGE_PAGE) - address);
+    memory.truncate(len);
     if writing == Writing::Direct {
         // As in the server: it goes without, too.
         let _unknown = memory::prefer_huge_pages(&mut memory);
@@ -179,4 +181,4 @@ fn write_len(writing: Writing) -> usize {
 pub(super) const RING: RingConfig = RingConfig { entries: 1024, buf_count: 64, buf_len: 64 << 10 };
 /// Batches in memory: one that gathers, and as many being written as the server allows itself.
 const BATCHES: usize = 5;
-const PAGE: usize = 4096;
+const HUGE_PAGE: usize = 2 << 20;

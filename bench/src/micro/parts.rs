@@ -180,7 +180,7 @@ impl Judgement for Ringest {
     fn judge(&mut self, body: &[u8]) {
         self.0.load(body);
         loop {
-            while black_box(self.0.pass_records(body, Severity::Trace).rows) > 0 {}
+            while black_box(self.0.pass_records(body, Severity::Trace)).goes_on {}
             let Some(line) = self.0.next_line(body) else { break };
             black_box(line.verdict.is_ok());
         }

@@ -22,11 +22,6 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    /// One for so many bytes of records, in memory of its own.
-    pub(crate) fn new(body_len_max: usize) -> Arena {
-        Arena::cut_from(&mut aligned(arena_len(body_len_max)), body_len_max)
-    }
-
     /// One for so many bytes of records from the front of `memory`, which begins with a page.
     pub(crate) fn cut_from(memory: &mut BytesMut, body_len_max: usize) -> Arena {
         let bytes = memory.split_to(arena_len(body_len_max));
@@ -38,29 +33,30 @@ impl Arena {
     }
 }
 
-/// Zeroed memory for so many arenas in one piece. It is touched only as it is used.
+/// Zeroed memory for so many arenas, in one piece that begins where a large page of the processor's would. It is touched only
+/// as it is used.
 pub(crate) fn memory(arenas: usize, body_len_max: usize) -> BytesMut {
-    aligned(arenas * arena_len(body_len_max))
+    let mut memory = BytesMut::zeroed(memory_len(arenas, body_len_max));
+    // What is allocated has no alignment, so a part in front is cut off.
+    let address = memory.as_ptr().addr();
+    let mut memory = memory.split_off(address.next_multiple_of(HUGE_PAGE) - address);
+    memory.truncate(pages_len(arenas, body_len_max));
+    memory
 }
 
 /// What [`memory`] takes.
 pub(crate) const fn memory_len(arenas: usize, body_len_max: usize) -> usize {
-    HUGE_PAGE + arenas * arena_len(body_len_max)
+    HUGE_PAGE + pages_len(arenas, body_len_max)
+}
+
+/// What is used of it, in large pages.
+const fn pages_len(arenas: usize, body_len_max: usize) -> usize {
+    (arenas * arena_len(body_len_max)).next_multiple_of(HUGE_PAGE)
 }
 
 /// Bytes that an arena takes, whole pages.
-pub(crate) const fn arena_len(body_len_max: usize) -> usize {
+const fn arena_len(body_len_max: usize) -> usize {
     (HEADROOM + body_len_max).next_multiple_of(PAGE)
-}
-
-/// Zeroed memory that begins where a large page of the processor's would.
-fn aligned(len: usize) -> BytesMut {
-    // What is allocated has no alignment, so a part in front is cut off.
-    let mut memory = BytesMut::zeroed(HUGE_PAGE + len);
-    let address = memory.as_ptr().addr();
-    let mut memory = memory.split_off(address.next_multiple_of(HUGE_PAGE) - address);
-    memory.truncate(len);
-    memory
 }
 
 /// The size of a large page. Memory that begins with one can consist of such.
@@ -86,6 +82,8 @@ pub(crate) struct Batch {
     /// Of the records so far: taken as they come, while they are in the nearest cache.
     pub(crate) crc: u32,
     pub(crate) runs: Vec<Run>,
+    /// From this length on it becomes a block that the disk alone reads.
+    pub(crate) unread_from: usize,
     /// The sessions that are owed an answer once this batch is safe.
     pub(crate) sessions: Vec<SessionId>,
     pub(crate) opened_at: Instant,
@@ -100,13 +98,20 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn new(arena: Arena, runs: Vec<Run>, sessions: Vec<SessionId>, now: Instant) -> Batch {
+    pub(crate) fn new(
+        arena: Arena,
+        runs: Vec<Run>,
+        sessions: Vec<SessionId>,
+        unread_from: usize,
+        now: Instant,
+    ) -> Batch {
         debug_assert!(runs.is_empty() && sessions.is_empty(), "recycled lists come back empty");
         Batch {
             arena,
             len: 0,
             rows: 0,
             crc: 0,
+            unread_from,
             runs,
             sessions,
             opened_at: now,
@@ -128,10 +133,10 @@ impl Batch {
     pub(crate) fn push(&mut self, lines: &[u8], rows: u32) {
         let at = self.arena.body + self.len;
         let to = &mut self.arena.bytes[at..at + lines.len()];
-        if lines.len() < PAST_CACHES_LEN_MIN {
-            to.copy_from_slice(lines);
-        } else {
+        if lines.len() >= MANY_LEN && self.len + lines.len() >= self.unread_from {
             ringest_simd::copy_past_caches(to, lines);
+        } else {
+            to.copy_from_slice(lines);
         }
         let mut crc = Crc::with_initial(self.crc);
         crc.update(lines);
@@ -166,8 +171,8 @@ impl Batch {
     }
 }
 
-/// So many bytes come from a client that streams, whose blocks are written past the page cache: nobody here reads them again.
-pub(crate) const PAST_CACHES_LEN_MIN: usize = 4096;
+/// Bytes of neighbours that are worth a copy of their own.
+pub(crate) const MANY_LEN: usize = 4096;
 /// Entries in the list of those that wait for a batch. Plain connections that take turns with short lines could make it
 /// half as long as their records, and it keeps its memory.
 const SESSIONS_MAX: usize = 4096;
@@ -177,11 +182,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arenas_lie_one_behind_the_other_on_pages_and_fit_into_what_is_said() {
+    fn arenas_lie_one_behind_the_other_on_pages_and_fill_large_ones() {
         for body_len_max in [1, PAGE, PAGE + 1, 1 << 20] {
             let mut memory = memory(3, body_len_max);
-            assert!(memory.as_ptr().addr().is_multiple_of(HUGE_PAGE));
-            assert!(HUGE_PAGE + memory.len() <= memory_len(3, body_len_max));
+            assert!(memory.as_ptr().addr().is_multiple_of(HUGE_PAGE) && memory.len().is_multiple_of(HUGE_PAGE));
             let mut behind = memory.as_ptr();
             for _ in 0..3 {
                 let arena = Arena::cut_from(&mut memory, body_len_max);
@@ -190,21 +194,24 @@ mod tests {
                 assert!(arena.bytes.len() - arena.body >= body_len_max);
                 behind = behind.wrapping_add(arena.bytes.len());
             }
-            assert!(memory.is_empty(), "nothing is left over");
+            assert!(memory.len() < HUGE_PAGE, "no large page is left over");
         }
     }
 
     #[test]
-    fn records_are_copied_and_summed_alike_whether_they_are_many_or_few() {
-        let lines: Vec<u8> = (0..3 * PAST_CACHES_LEN_MIN).map(|at| (at % 251) as u8).collect();
-        for len in [1, PAST_CACHES_LEN_MIN - 1, PAST_CACHES_LEN_MIN, PAST_CACHES_LEN_MIN + 1, lines.len()] {
-            let mut batch = Batch::new(Arena::new(2 * lines.len()), Vec::new(), Vec::new(), start());
-            batch.push(b"ab", 1);
-            batch.push(&lines[..len], 2);
-            batch.push_line(b"c");
-            let stored = &batch.arena.bytes[batch.arena.body..][..batch.len];
-            assert_eq!(stored, [b"ab", &lines[..len], b"c\n"].concat(), "{len}");
-            assert_eq!((batch.crc, batch.rows), (libdeflater::crc32(stored), 4));
+    fn records_are_copied_and_summed_alike_whether_they_are_many_or_few_and_read_again_or_not() {
+        let lines: Vec<u8> = (0..3 * MANY_LEN).map(|at| (at % 251) as u8).collect();
+        for len in [1, MANY_LEN - 1, MANY_LEN, MANY_LEN + 1, lines.len()] {
+            for unread_from in [0, len + 1, len + 2, len + 3, usize::MAX] {
+                let arena = Arena::cut_from(&mut memory(1, 2 * lines.len()), 2 * lines.len());
+                let mut batch = Batch::new(arena, Vec::new(), Vec::new(), unread_from, start());
+                batch.push(b"ab", 1);
+                batch.push(&lines[..len], 2);
+                batch.push_line(b"c");
+                let stored = &batch.arena.bytes[batch.arena.body..][..batch.len];
+                assert_eq!(stored, [b"ab", &lines[..len], b"c\n"].concat(), "{len}, {unread_from}");
+                assert_eq!((batch.crc, batch.rows), (libdeflater::crc32(stored), 4));
+            }
         }
     }
 

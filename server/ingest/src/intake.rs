@@ -1,6 +1,6 @@
 //! What every line passes through: its verdict, its number, its place in a batch, its entry in the books.
 
-use crate::batch::{Batch, PAST_CACHES_LEN_MIN, Run};
+use crate::batch::{Batch, MANY_LEN, Run};
 use crate::breaker::Calls;
 use crate::limits::Limits;
 use crate::parse::{Line, Parser, Records, Reject};
@@ -133,7 +133,7 @@ impl<'b, 'c> Gather<'b, 'c> {
         }
     }
 
-    /// Records that lie one behind the other. Many are copied at once, while they are in the nearest cache.
+    /// Records that lie one behind the other. Many are copied without waiting for more, while they are in the nearest cache.
     fn keep_all(&mut self, records: &Records) {
         if records.start != self.end || self.pending == 0 {
             self.flush();
@@ -141,7 +141,7 @@ impl<'b, 'c> Gather<'b, 'c> {
         }
         self.end = records.end;
         self.pending += records.rows;
-        if self.end - self.start >= PAST_CACHES_LEN_MIN {
+        if self.end - self.start >= MANY_LEN {
             self.flush();
         }
     }
@@ -223,6 +223,9 @@ impl Intake {
                 received += u64::from(records.rows);
                 fine += u64::from(records.rows);
                 batch = *number;
+                if !records.goes_on {
+                    break;
+                }
             }
             let Some(line) = source.next(parser) else { break None };
             received += 1;
@@ -297,6 +300,9 @@ impl Intake {
                 received += u64::from(records.rows);
                 stream.next_seq += u64::from(records.rows);
                 settled.stored += u64::from(records.rows);
+                if !records.goes_on {
+                    break;
+                }
             }
             let Some(line) = source.next(parser) else { break Pause::End };
             if let Err(Reject { code: Code::ReservedKey, .. }) = line.verdict {

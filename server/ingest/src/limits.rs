@@ -246,10 +246,7 @@ impl Limits {
         match format {
             SegmentFormat::Plain => batch::memory_len(self.batches, self.batch_len_max),
             // One more, to compress into.
-            SegmentFormat::Gzip => {
-                let body_len_max = packed_len_max(self.batch_len_max);
-                batch::memory_len(self.batches, body_len_max) + batch::memory_len(1, body_len_max)
-            }
+            SegmentFormat::Gzip => batch::memory_len(self.batches + 1, packed_len_max(self.batch_len_max)),
         }
     }
 }

@@ -38,12 +38,13 @@ pub(crate) struct Press {
 }
 
 impl Press {
-    pub(crate) fn new(batch_len_max: usize) -> Press {
+    /// For batches of so many bytes, the first of which it compresses to `spare`.
+    pub(crate) fn new(batch_len_max: usize, spare: Arena) -> Press {
         let level = CompressionLvl::new(LEVEL).expect("the level is one that there is");
         let mut compressor = Compressor::new(level);
         let bound = compressor.deflate_compress_bound(batch_len_max) + TRAILER_LEN;
         assert!(bound <= packed_len_max(batch_len_max), "{bound} bytes may come of a batch of {batch_len_max}");
-        Press { compressor, spare: Some(Arena::new(packed_len_max(batch_len_max))) }
+        Press { compressor, spare: Some(spare) }
     }
 
     /// Compresses the records at the start of `arena`, with that checksum, to what follows the line of their member.

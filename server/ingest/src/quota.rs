@@ -86,7 +86,7 @@ impl Usage {
 /// Those that wait for room, each once: first those that were given least, among equals those that came first.
 #[derive(Debug, Default)]
 pub(crate) struct Line {
-    /// Keeps its memory, so that who waits allocates nothing.
+    /// It keeps its memory: once as many have waited, who waits allocates nothing.
     waiting: BinaryHeap<Reverse<(u64, u64, SessionId)>>,
     /// The start of what was last given room. Who had nothing to send meanwhile has saved nothing up, and who sent while
     /// there was room for all owes nothing for it.
@@ -122,7 +122,7 @@ impl Line {
         self.waiting.is_empty()
     }
 
-    /// All of them, in no order.
+    /// All of them, in an order that means nothing.
     pub(crate) fn iter(&self) -> impl Iterator<Item = SessionId> {
         self.waiting.iter().map(|&Reverse((.., id))| id)
     }

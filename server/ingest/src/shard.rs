@@ -163,6 +163,8 @@ pub struct ShardConfig {
     pub away: Vec<ProducerState>,
     /// How segments are written. Those that are there are read whatever they are.
     pub format: SegmentFormat,
+    /// The driver reads the pages of large blocks, to copy them, instead of handing them to the disk where they lie.
+    pub copies_pages: bool,
     /// `None`: connections are not encrypted.
     pub tls: Option<TlsConfig>,
     /// Who may come in. The same for all shards of a server.
@@ -184,6 +186,7 @@ impl ShardConfig {
             producers: Vec::new(),
             away: Vec::new(),
             format: SegmentFormat::Plain,
+            copies_pages: false,
             tls: None,
             door: Door::new(&limits, None),
             limits,
@@ -262,13 +265,12 @@ impl Shard {
         config.limits.check()?;
         let (at_home, away) = (std::mem::take(&mut config.producers), std::mem::take(&mut config.away));
         let limits = &config.limits;
-        let retain = config.ack == AckLevel::Durable;
         Ok(Shard {
             intake: Intake {
                 min_level: config.min_level,
                 parser: Parser::new(limits.line_len_max, limits.depth_max),
                 producers: Producers::new(limits.producers_max, at_home, away),
-                writer: Writer::new(limits, config.shard, retain, config.format, config.first_segment, now, show),
+                writer: Writer::new(&config, now, show),
                 tally: Tally::new(),
                 limits: limits.clone(),
                 refusal: None,

@@ -17,7 +17,7 @@ use crate::chain::{Chain, Closing, Ending, Next, Room, SegmentId, Snapshot};
 use crate::limits::Limits;
 use crate::member::{Press, SegmentFormat, packed_len_max};
 use crate::producer::Producers;
-use crate::shard::{Action, Fault, ShardId};
+use crate::shard::{Action, Fault, ShardConfig, ShardId};
 use crate::slab::SessionId;
 use crate::stage::Stage;
 use crate::tally::Tally;
@@ -53,6 +53,8 @@ pub(crate) struct Writer {
     limits: Limits,
     /// Blocks stay in memory until they are synced, so that a failed sync loses nothing.
     retain: bool,
+    /// See [`Batch::unread_from`].
+    unread_from: usize,
     spares: Vec<Arena>,
     /// Where segments are compressed.
     press: Option<Press>,
@@ -132,26 +134,24 @@ struct Flight {
 }
 
 impl Writer {
-    pub(crate) fn new(
-        limits: &Limits,
-        shard: ShardId,
-        retain: bool,
-        format: SegmentFormat,
-        first: SegmentId,
-        now: Instant,
-        show_memory: impl FnOnce(&mut [u8]),
-    ) -> Writer {
+    pub(crate) fn new(config: &ShardConfig, now: Instant, show_memory: impl FnOnce(&mut [u8])) -> Writer {
+        let ShardConfig { limits, shard, format, .. } = config;
         let batches = limits.batches;
-        let (press, body_len_max) = match format {
-            SegmentFormat::Plain => (None, limits.batch_len_max),
-            SegmentFormat::Gzip => (Some(Press::new(limits.batch_len_max)), packed_len_max(limits.batch_len_max)),
+        let (body_len_max, presses) = match format {
+            SegmentFormat::Plain => (limits.batch_len_max, 0),
+            SegmentFormat::Gzip => (packed_len_max(limits.batch_len_max), 1),
         };
-        let mut memory = batch::memory(batches, body_len_max);
+        let mut memory = batch::memory(batches + presses, body_len_max);
         show_memory(&mut memory);
+        let mut arenas = (0..batches + presses).map(|_| Arena::cut_from(&mut memory, body_len_max));
+        let spares = arenas.by_ref().take(batches).collect();
+        let press = arenas.next().map(|arena| Press::new(limits.batch_len_max, arena));
+        let is_read_again = press.is_some() || config.copies_pages;
         Writer {
-            shard,
-            retain,
-            spares: (0..batches).map(|_| Arena::cut_from(&mut memory, body_len_max)).collect(),
+            shard: *shard,
+            retain: config.ack == AckLevel::Durable,
+            unread_from: if is_read_again { usize::MAX } else { limits.paged_len_min },
+            spares,
             press,
             spare_runs: (0..batches).map(|_| Vec::with_capacity(64)).collect(),
             spare_sessions: (0..batches).map(|_| Vec::with_capacity(64)).collect(),
@@ -168,7 +168,7 @@ impl Writer {
             sync_waiters: Vec::new(),
             writes: 0,
             syncing: None,
-            chain: Chain::new(shard, format, limits.segment_len, first),
+            chain: Chain::new(*shard, *format, limits.segment_len, config.first_segment),
             broken: false,
             held_len: 0,
             // A disk that is fast doubles it in three syncs.
@@ -230,7 +230,7 @@ impl Writer {
             let arena = self.spares.pop().expect("the gate is open only while a batch is spare");
             let runs = self.spare_runs.pop().unwrap_or_default();
             let sessions = self.spare_sessions.pop().unwrap_or_default();
-            Batch::new(arena, runs, sessions, now)
+            Batch::new(arena, runs, sessions, self.unread_from, now)
         });
         (open, number)
     }

@@ -102,6 +102,10 @@ fn assert_passed_rightly(parser: &mut Parser, body: &[u8]) -> usize {
         }
         assert_eq!((records.rows, records.unknown), (rows, unknown));
         passed += rows as usize;
+        if records.goes_on {
+            at = records.end;
+            continue;
+        }
         let Some(line) = parser.next_line(body) else { return passed };
         let text = &body[line.start..line.end];
         assert_eq!(line.verdict.map_err(|reject| reject.code), oracle(text), "{}", String::from_utf8_lossy(text));
@@ -750,6 +754,32 @@ proptest! {
             // The blanks are for serde_json, which takes a short escape for an unfinished one.
             let with = judge(&[&line[..=at], b"    "].concat()).expect_err("bad");
             prop_assert!(!with.is_eof(), "{at} {:?}", String::from_utf8_lossy(&line));
+        }
+    }
+}
+
+/// Bodies that are indexed in several pieces, with a line of another kind around each place where one piece may end.
+#[test]
+fn records_are_passed_over_beyond_what_is_indexed_at_a_time() {
+    let usual = b"{\"level\":\"info\",\"message\":\"a line of fifty bytes, no more\"}\n";
+    let odd: [&[u8]; 6] = [
+        b"no record\n",
+        b"\n",
+        b"{\"level\":\"info\",\"message\":\"ended otherwise\"}\r\n",
+        b"{\"level\":\"info\",\"message\":\"\xff\"}\n",
+        b"{ \"level\" : \"odd\" , \"message\" : 1 }\n",
+        b"{\"level\":\"info\",\"message\":\"longer than the others, which may have shapes\",\"n\":[1,2]}\n",
+    ];
+    let rows = 3 * (16 << 10) / usual.len();
+    let all = usual.repeat(rows);
+    let mut parser = parser();
+    assert_passed_rightly(&mut parser, &all);
+    assert_eq!(assert_passed_rightly(&mut parser, &all), rows - 1, "all but the last, behind which nothing can be seen");
+    let per_piece = (16 << 10) / usual.len();
+    for odd in odd {
+        for at in per_piece - 2..=per_piece + 2 {
+            let body = [&usual.repeat(at)[..], odd, &usual.repeat(rows - at)].concat();
+            assert_judged_alike(&mut parser, &body);
         }
     }
 }

@@ -54,11 +54,11 @@ pub(crate) fn equal_bytes(one: &[u8; 16], other: &[u8; 16]) -> u16 {
     _mm_movemask_epi8(_mm_cmpeq_epi8(one, other)) as u16
 }
 
-/// Bytes that a cache keeps together, where it begins to.
+/// A cache line, aligned as one.
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// As [`crate::copy_past_caches`], of as many bytes as both have.
+/// As [`crate::copy_past_caches`], which has compared the lengths.
 #[target_feature(enable = "sse2")]
 pub(crate) fn copy_past_caches(to: &mut [u8], from: &[u8]) {
     // SAFETY: any bytes are a line, and any line is bytes.
@@ -77,7 +77,7 @@ pub(crate) fn copy_past_caches(to: &mut [u8], from: &[u8]) {
             unsafe { _mm_stream_si128(to.as_mut_ptr().cast::<__m128i>(), bytes) }
         }
     }
-    // What was stored like that is seen after this, and not before: by anybody.
+    // These stores are not ordered by themselves. What is stored after this is seen after them.
     _mm_sfence();
     to_tail.copy_from_slice(from_tail);
 }

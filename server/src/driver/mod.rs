@@ -44,6 +44,15 @@ impl Backend {
         }
     }
 
+    /// Whether its driver reads the pages of large blocks, to copy them.
+    pub const fn copies_pages(self) -> bool {
+        match self {
+            Backend::Uring | Backend::Epoll => false,
+            #[cfg(feature = "glommio")]
+            Backend::Glommio => true,
+        }
+    }
+
     /// What its driver holds beside the shard.
     pub fn memory(self, buffer_len: usize, limits: &Limits, takes_datagrams: bool) -> DriverMemory {
         let mut memory = match self {

@@ -13,6 +13,9 @@ pub fn prefer_huge_pages(memory: &mut [u8]) -> io::Result<()> {
     let before = memory.as_ptr().align_offset(page_len).min(memory.len());
     let whole = &mut memory[before..];
     let len = whole.len() - whole.len() % page_len;
+    if len == 0 {
+        return Ok(());
+    }
     // SAFETY: the range is within the slice, and what kind of pages is behind it changes none of its bytes.
     match unsafe { libc::madvise(whole.as_mut_ptr().cast(), len, libc::MADV_HUGEPAGE) } {
         0 => Ok(()),
@@ -54,9 +57,7 @@ mod tests {
     #[test]
     fn what_has_no_whole_page_is_left_alone() {
         for len in [0, 1, 100] {
-            let _unknown = prefer_huge_pages(&mut vec![0; len]).inspect_err(|error| {
-                assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-            });
+            assert!(prefer_huge_pages(&mut vec![0; len]).is_ok());
         }
     }
 }

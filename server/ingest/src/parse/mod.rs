@@ -61,6 +61,8 @@ pub struct Records {
     pub rows: u32,
     /// How many of them name a level that is not known.
     pub unknown: u32,
+    /// Only what is indexed at a time has ended with the last: there may be more behind it.
+    pub goes_on: bool,
 }
 
 /// Judges lines, one by one or a body at a time.
@@ -138,15 +140,16 @@ impl Parser {
     }
 
     /// Passes over records that lie one behind the other, each of `min` severity at least and ended by `\n` alone: what
-    /// a body mostly is, without a verdict for each. Stops where what is indexed ends, so that they can be copied while they
-    /// are in the nearest cache: call it again. Where it passes over none, the next line is anything else, or one that the
-    /// walk does not know, which [`next_line`](Self::next_line) then judges.
+    /// a body mostly is, without a verdict for each. Stops where what is indexed at a time ends, so that they can be copied
+    /// while they are in the nearest cache: then it says that it [goes on](Records::goes_on), and is called again. Else it has
+    /// stopped before a line that is anything else, or below `min`, or not known to the walk, or of a piece that is not UTF-8,
+    /// which [`next_line`](Self::next_line) then judges, or at the end.
     pub fn pass_records(&mut self, body: &[u8], min: Severity) -> Records {
-        let mut records = Records { start: self.at, end: self.at, rows: 0, unknown: 0 };
+        let mut records = Records { start: self.at, end: self.at, rows: 0, unknown: 0, goes_on: false };
         loop {
             if self.at == self.piece.end {
                 if records.rows > 0 {
-                    return records;
+                    return Records { goes_on: true, ..records };
                 }
                 match piece_len(&body[self.at..]) {
                     Some(len) if len <= self.index_len => self.index_piece(body, len),
@@ -330,6 +333,9 @@ mod tests {
                     verdict: line.verdict,
                 };
                 found.extend(singles.iter().map(shift));
+                if records.goes_on {
+                    continue;
+                }
                 let Some(line) = parser.next_line(&body) else { break };
                 found.push(line);
             }

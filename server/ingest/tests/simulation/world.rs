@@ -609,7 +609,7 @@ fn limits(rng: &mut Rng) -> Limits {
         return Limits::default();
     }
     let writes_max = rng.within(1, 4) as usize;
-    let chunk_len_max = *rng.pick(&[40, 500, 5000]);
+    let chunk_len_max = *rng.pick(&[40, 500, 5000, 40_000]);
     let line_len_max = 4096 + rng.index(500);
     let batch_len_max = line_len_max + chunk_len_max + 2 + rng.index(8000);
     let wait_over_share = rng.within(1, 40);

@@ -19,14 +19,14 @@ pub(super) struct Flight {
     pub(super) op: Op,
     /// The caller's word for it.
     pub(super) token: u64,
+    /// The memory of its own, if it has any.
     pub(super) payload: Payload,
 }
 
 /// What the kernel reads. Its heap block stays where it is when the flight itself is moved.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) enum Payload {
-    /// The operation has no memory of its own.
-    #[default]
+    /// Nothing.
     None,
     /// What is sent.
     Sent(Vec<u8>),
