@@ -774,7 +774,11 @@ fn records_are_passed_over_beyond_what_is_indexed_at_a_time() {
     let all = usual.repeat(rows);
     let mut parser = parser();
     assert_passed_rightly(&mut parser, &all);
-    assert_eq!(assert_passed_rightly(&mut parser, &all), rows - 1, "all but the last, behind which nothing can be seen");
+    assert_eq!(
+        assert_passed_rightly(&mut parser, &all),
+        rows - 1,
+        "all but the last, behind which nothing can be seen"
+    );
     let per_piece = (16 << 10) / usual.len();
     for odd in odd {
         for at in per_piece - 2..=per_piece + 2 {
