@@ -128,7 +128,7 @@ impl Connection {
         }
     }
 
-    /// The same, writing a few bytes at a time, or reading a few; see [`PIECE_LEN`] and [`READ_LEN`].
+    /// The same, writing a few bytes at a time, or reading a few; see `PIECE_LEN` and `READ_LEN`.
     pub fn slow(self, writes_slowly: bool, reads_slowly: bool) -> Connection {
         Connection { pace: Pace { writes_slowly, reads_slowly, ..Pace::default() }, ..self }
     }
