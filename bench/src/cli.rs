@@ -295,7 +295,7 @@ pub struct Micro {
     /// The processor to run on [default: not pinned].
     #[arg(long)]
     pub cpu: Option<usize>,
-    /// Runs per case; an unmeasured one goes before them.
+    /// Runs per case; unmeasured ones go before them.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: u32,
     /// Length of one run in milliseconds.

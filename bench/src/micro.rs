@@ -95,19 +95,35 @@ pub fn run(task: &Micro, allocations: Allocations) -> io::Result<Report> {
     cases
         .retain(|case| task.cases.is_empty() || task.cases.iter().any(|asked| case.name().starts_with(asked.as_str())));
 
+    for case in &mut cases {
+        start_up(case.as_mut(), task.span(), allocations);
+    }
     let mut samples = vec![Vec::new(); cases.len()];
-    for round in 0..=task.runs {
+    for _ in 0..task.runs {
         for (case, samples) in cases.iter_mut().zip(&mut samples) {
-            let sample = case.run(task.span(), allocations);
-            // The first round fills caches, lists and pools.
-            if round > 0 {
-                samples.push(sample);
-            }
+            samples.push(case.run(task.span(), allocations));
         }
     }
     let rows = cases.iter().zip(&samples).filter_map(|(case, samples)| Row::of(case.as_ref(), samples)).collect();
     Ok(Report { version: 2, runs: task.runs, rows })
 }
+
+/// Fills caches, lists and pools: buffers of a pool take the size that they keep when their turn has come. As many runs as it
+/// takes until some in a row allocate nothing beside what a roll does, and no more than what never ends.
+fn start_up(case: &mut dyn Case, span: Duration, allocations: Allocations) {
+    let mut clean = 0;
+    for _ in 0..START_UP_RUNS_MAX {
+        let sample = case.run(span, allocations);
+        clean = if sample.allocations == sample.roll_allocations { clean + 1 } else { 0 };
+        if clean == CLEAN_RUNS || case.allocations_max() != Some(0.0) {
+            return;
+        }
+    }
+}
+
+/// Runs without an allocation after which a case is taken to have started up.
+const CLEAN_RUNS: u32 = 3;
+const START_UP_RUNS_MAX: u32 = 30;
 
 fn all() -> Vec<Box<dyn Case>> {
     let mut cases = parts::all();

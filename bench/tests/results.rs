@@ -25,7 +25,7 @@ fn what_goes_to_standard_output_as_json_is_json_alone() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("ns/record"));
 }
 
-/// The first run of a case is not counted: in it connections take the memory that they keep.
+/// The first runs of a case are not counted: in them connections and pools take the memory that they keep.
 #[test]
 fn no_record_allocates_more_than_its_path_promises() {
     let cases = ["intake", "ack", "block", "pipeline/plain/written", "pipeline/session"].into_iter();

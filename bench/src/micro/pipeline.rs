@@ -121,11 +121,7 @@ impl Case for Pipeline {
     }
 
     fn allocations_max(&self) -> Option<f64> {
-        Some(match self.setting {
-            Setting { is_encrypted: true, .. } => TLS_ALLOCATIONS_MAX,
-            Setting { packing: Some(_), .. } => GZIP_ALLOCATIONS_MAX,
-            _ => 0.0,
-        })
+        Some(if self.setting.is_encrypted { TLS_ALLOCATIONS_MAX } else { 0.0 })
     }
 
     fn run(&mut self, span: Duration, allocations: Allocations) -> Sample {
@@ -511,5 +507,3 @@ const SEALED_LEN: usize = CHUNK_LEN - CHUNK_LEN.div_ceil(tls::RECORD_LEN) * tls:
 /// Allocations per line through TLS: rustls makes a vector of each of its records, of which one has some 90 lines, and of
 /// each answer; the shard itself adds none.
 const TLS_ALLOCATIONS_MAX: f64 = 0.05;
-/// What is received and not decoded is kept in buffers of a pool, and each grows a few times in its life.
-const GZIP_ALLOCATIONS_MAX: f64 = 0.0001;
